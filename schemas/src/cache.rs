@@ -91,3 +91,12 @@ pub struct CacheIndex {
     /// Most fingerprints of use to the asker.
     pub limit: u32,
 }
+
+/// What a gateway keeps of an embeddings answer; the body of [`CachePut`] and [`CacheFound`] for them.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct CachedEmbeddings {
+    /// One vector per input.
+    pub vectors: Vec<crate::vector::Vector>,
+    /// Tokens in, special tokens included.
+    pub input_tokens: u64,
+}

@@ -148,6 +148,9 @@ pub struct UsageReport {
     pub computed: u64,
     /// Requests answered without computing.
     pub cached: u64,
+    /// Requests for which no price was found; their cost is missing from `cost`, not zero.
+    #[serde(default)]
+    pub unpriced: u64,
     /// Tokens in.
     pub input_tokens: u64,
     /// Tokens out.

@@ -123,8 +123,12 @@ pub const MAX_MODEL_NAME_BYTES: usize = 256;
 /// Longest slug; short enough for a stream name made from it.
 const MAX_SLUG_BYTES: usize = 48;
 
-/// The subject token that stands for a model: the name itself when it is already one
-/// (`[a-z0-9_-]`, at most 48), else its safe characters and 8 digits of its hash, so that two names never share one.
+/// The subject token that stands for a model: the name itself when it is already one (`[a-z0-9_-]`, at most 48),
+/// else its first safe characters and the CRC-32 (IEEE, `zlib.crc32`) of the name as 8 hexadecimal digits.
+///
+/// Two names share a slug by chance once in 2³² where their safe characters agree, and by intent easily: CRC-32 is
+/// no secret. Names are chosen by operators, and the true name stands in every message, so a collision shows as work
+/// for the wrong model, never as a silent answer of another one.
 #[must_use]
 pub fn model_slug(name: &str) -> String {
     if is_token(name) && name.len() <= MAX_SLUG_BYTES {
@@ -142,8 +146,8 @@ pub fn model_slug(name: &str) -> String {
         })
         .take(MAX_SLUG_BYTES - 9)
         .collect();
-    let hash = blake3::hash(name.as_bytes()).to_hex();
-    format!("{}-{}", safe.trim_matches('-'), &hash[..8])
+    let hash = crc32fast::hash(name.as_bytes());
+    format!("{}-{hash:08x}", safe.trim_matches('-'))
 }
 
 /// Whether a text may stand as one token of a subject: `[a-z0-9_-]`, 1 to 64 characters.
@@ -166,6 +170,8 @@ mod tests {
         assert_eq!(model_slug("all-minilm-l6-v2"), "all-minilm-l6-v2");
         let upper = model_slug("Org/All-MiniLM.L6");
         assert!(upper.starts_with("org-all-minilm-l6-"), "{upper}");
+        // Clients in other languages compute slugs too, so the rule never changes.
+        assert_eq!(model_slug("Org/Name"), "org-name-675d4739");
         assert_ne!(upper, model_slug("org/all-minilm.l6"));
     }
 

@@ -11,17 +11,11 @@ use crate::work::Lane;
 /// Number of partitions of keys; fixed for ever, because subjects and later ownership depend on it.
 pub const PARTITIONS: u32 = 64;
 
-/// The partition of a key id (or of any other stable text): blake3, first 4 bytes, modulo [`PARTITIONS`].
+/// The partition of a key id (or of any other stable text): CRC-32 (IEEE, `zlib.crc32`) of its UTF-8 bytes, modulo
+/// [`PARTITIONS`]. Clients in other languages compute it too, and every standard library has this one.
 #[must_use]
 pub fn partition(text: &str) -> u32 {
-    let hash = blake3::hash(text.as_bytes());
-    let [a, b, c, d] = [
-        hash.as_bytes()[0],
-        hash.as_bytes()[1],
-        hash.as_bytes()[2],
-        hash.as_bytes()[3],
-    ];
-    u32::from_le_bytes([a, b, c, d]) % PARTITIONS
+    crc32fast::hash(text.as_bytes()) % PARTITIONS
 }
 
 /// What a key may do.
@@ -257,6 +251,48 @@ pub fn key_id(key: &str) -> Option<&str> {
     (shaped && sized && alphanumeric(kid) && alphanumeric(secret)).then_some(kid)
 }
 
+/// Why a text cannot be a key of ours; found without asking anybody.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum KeyTextError {
+    /// Brand, class, lengths or characters are not those of a key.
+    #[error("text does not have the shape of a key")]
+    Shape,
+    /// The last characters are not the checksum of those before: a typing error, or not a key.
+    #[error("checksum of the key is wrong")]
+    Checksum,
+}
+
+/// The public id inside a key text whose shape and checksum are right. No secret is checked here: this only keeps
+/// garbage and typing errors away from every look-up.
+///
+/// # Errors
+/// [`KeyTextError`] for anything that auth cannot have made.
+pub fn check_key(key: &str) -> Result<&str, KeyTextError> {
+    let kid = key_id(key).ok_or(KeyTextError::Shape)?;
+    // `key_id` took only ASCII of this length, so the split is inside the text and between characters.
+    let (body, checksum) = key.split_at(key.len() - CHECKSUM_CHARS);
+    if key_checksum(body).as_bytes() == checksum.as_bytes() {
+        Ok(kid)
+    } else {
+        Err(KeyTextError::Checksum)
+    }
+}
+
+/// The checksum that ends a key: CRC-32 of all text before it as 6 base62 digits. It finds every change of up to
+/// four neighbouring characters.
+#[must_use]
+pub fn key_checksum(body: &str) -> String {
+    let mut rest = crc32fast::hash(body.as_bytes());
+    let mut digits = [b'0'; CHECKSUM_CHARS];
+    for digit in digits.iter_mut().rev() {
+        *digit = BASE62[(rest % 62) as usize];
+        rest /= 62;
+    }
+    digits.iter().copied().map(char::from).collect()
+}
+
+/// Digits of the texts inside a key, by value.
+pub const BASE62: &[u8; 62] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
 /// Characters of a key's public id.
 pub const KID_CHARS: usize = 12;
 /// Characters of a key's secret: 43 base62 digits hold 256 bits.
@@ -341,8 +377,24 @@ mod tests {
     }
 
     #[test]
+    fn checksums() {
+        let body = format!("ptl_live_{}_{}", "k".repeat(12), "s".repeat(43));
+        let key = format!("{body}{}", key_checksum(&body));
+        assert_eq!(check_key(&key), Ok("kkkkkkkkkkkk"));
+        assert_eq!(
+            check_key(&key.replace('k', "l")),
+            Err(KeyTextError::Checksum)
+        );
+        assert_eq!(check_key(&format!("{key}0")), Err(KeyTextError::Shape));
+        // Keys outlive programs: the checksum of a text never changes.
+        assert_eq!(key_checksum("123456789"), "3jZRME");
+    }
+
+    #[test]
     fn partitions_are_stable() {
+        // The check value of CRC-32/IEEE is cbf43926; its last 6 bits are 38.
+        assert_eq!(partition("123456789"), 38);
+        assert_eq!(partition(""), 0);
         assert!(partition("demo") < PARTITIONS);
-        assert_eq!(partition("demo"), partition("demo"));
     }
 }

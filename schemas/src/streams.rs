@@ -114,9 +114,9 @@ pub struct BucketSpec {
     pub max_bytes: Option<i64>,
 }
 
-/// Most queued messages of one tenant on one lane of one model: one tenant can put at most this much ahead of another.
-/// 64 is the design's figure; requests are small and a batch holds about as many.
-pub const MAX_QUEUED_PER_TENANT_LANE: i64 = 64;
+/// Most unfinished messages of one tenant on one lane of one model: one tenant can put at most this much ahead of another.
+/// A message counts until it is acknowledged, after its bill, so the figure is twice what 256 waiting clients need.
+pub const MAX_QUEUED_PER_TENANT_LANE: i64 = 512;
 /// Deliveries of one work message before it is dead: two workers may die of bad luck, three died of the message.
 pub const MAX_WORK_DELIVERIES: i64 = 3;
 /// Silence after which the broker gives work to another worker, in milliseconds. Workers sign every quarter of it;

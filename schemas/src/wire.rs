@@ -9,6 +9,10 @@ use serde::de::DeserializeOwned;
 /// below the broker's `max_payload` of 8 MiB.
 pub const MAX_MESSAGE_BYTES: usize = 6 * 1024 * 1024;
 
+/// Deepest nesting that is decoded, as in JSON. Our messages nest less than 10 deep; the library's 1024 overflow the
+/// stack of a thread on a body made for it.
+pub const MAX_DEPTH: usize = 128;
+
 /// How a body is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Format {
@@ -108,6 +112,7 @@ pub fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, WireError> {
     let mut rest = bytes;
     let value = {
         let mut deserializer = rmp_serde::Deserializer::new(&mut rest);
+        deserializer.set_max_depth(MAX_DEPTH);
         T::deserialize(&mut deserializer).map_err(WireError::MessagePack)?
     };
     if rest.is_empty() {

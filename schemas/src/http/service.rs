@@ -20,7 +20,7 @@ pub struct ErrorObject {
     pub kind: String,
     /// The field at fault.
     pub param: Option<String>,
-    /// A code from the closed set of `docs/errors.md`.
+    /// A code from the closed set of `schemas/generated/errors.md`.
     pub code: Option<String>,
 }
 
