@@ -1,0 +1,233 @@
+//! The f32 product over register tiles of 6 x 16; input: checked slices, output: every tile written once, blocks shared out over the team.
+//!
+//! A block of rows stays in the second-level cache while panels pass by; one panel stays in the first-level cache while the rows of a block pass by.
+
+use std::ops::Range;
+
+use super::{Epilogue, PackedWeights};
+use crate::exec::CpuExec;
+use crate::shared_mut::SharedMut;
+use crate::simd::math::gelu;
+use crate::simd::{Kernel, MAX_TILE_ROWS, PANEL, PanelElement, Simd, tile, tile_rows};
+
+/// Rows of one task: 16 full tiles; with a depth of 1,536 they are 576 KiB of activations, streamed once per panel.
+const BLOCK_ROWS: usize = 16 * MAX_TILE_ROWS;
+/// Tasks per thread to aim for, so that a thread that was interrupted does not hold up the others.
+const TASKS_PER_THREAD: usize = 4;
+
+/// How a product is cut into tasks: blocks of rows times blocks of panels.
+pub(crate) struct Grid {
+    rows: usize,
+    panels: usize,
+    row_blocks: usize,
+    panel_blocks: usize,
+}
+
+impl Grid {
+    pub(crate) fn new(rows: usize, panels: usize, threads: usize) -> Self {
+        let row_blocks = rows.div_ceil(BLOCK_ROWS);
+        let panel_blocks = if threads == 1 {
+            1
+        } else {
+            (threads * TASKS_PER_THREAD)
+                .div_ceil(row_blocks.max(1))
+                .min(panels)
+        };
+        Self {
+            rows,
+            panels,
+            row_blocks,
+            panel_blocks,
+        }
+    }
+
+    pub(crate) fn tasks(&self) -> usize {
+        self.row_blocks * self.panel_blocks
+    }
+
+    /// Rows and panels of a task.
+    pub(crate) fn task(&self, index: usize) -> (Range<usize>, Range<usize>) {
+        let (row_block, panel_block) = (index / self.panel_blocks, index % self.panel_blocks);
+        (
+            share(self.rows, self.row_blocks, row_block),
+            share(self.panels, self.panel_blocks, panel_block),
+        )
+    }
+}
+
+/// Part `index` of `total` cut into `parts` as evenly as possible.
+pub(crate) fn share(total: usize, parts: usize, index: usize) -> Range<usize> {
+    total * index / parts..total * (index + 1) / parts
+}
+
+pub(super) fn run<W: PanelElement>(
+    exec: &mut CpuExec,
+    a: &[f32],
+    (weights, panels): (&PackedWeights, &[W]),
+    epilogue: Epilogue<'_>,
+    out: &mut [f32],
+) {
+    let rows = out.len() / weights.columns;
+    let grid = Grid::new(rows, weights.columns.div_ceil(PANEL), exec.team.threads());
+    let isa = exec.isa;
+    let product = Product {
+        a,
+        panels,
+        depth: weights.depth,
+        writer: Writer {
+            columns: weights.columns,
+            bias: &weights.bias,
+            epilogue,
+            out: SharedMut::new(out),
+        },
+    };
+    exec.team.run(grid.tasks(), &|index| {
+        let (rows, panels) = grid.task(index);
+        isa.run(Block {
+            product: &product,
+            rows,
+            panels,
+        });
+    });
+}
+
+struct Product<'a, W> {
+    a: &'a [f32],
+    panels: &'a [W],
+    depth: usize,
+    writer: Writer<'a>,
+}
+
+struct Block<'a, W> {
+    product: &'a Product<'a, W>,
+    rows: Range<usize>,
+    panels: Range<usize>,
+}
+
+impl<W: PanelElement> Kernel for Block<'_, W> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, simd: S) {
+        for panel in self.panels.clone() {
+            let mut row = self.rows.start;
+            while row < self.rows.end {
+                let rows = tile_rows(self.rows.end - row);
+                match rows {
+                    1 => self.tile::<S, 1>(simd, row, panel),
+                    2 => self.tile::<S, 2>(simd, row, panel),
+                    3 => self.tile::<S, 3>(simd, row, panel),
+                    4 => self.tile::<S, 4>(simd, row, panel),
+                    5 => self.tile::<S, 5>(simd, row, panel),
+                    _ => self.tile::<S, MAX_TILE_ROWS>(simd, row, panel),
+                }
+                row += rows;
+            }
+        }
+    }
+}
+
+impl<W: PanelElement> Block<'_, W> {
+    #[inline(always)]
+    fn tile<S: Simd, const R: usize>(&self, simd: S, row: usize, panel: usize) {
+        let product = self.product;
+        let depth = product.depth;
+        // SAFETY: lengths were checked on entry: `a` has `depth` elements in each row, `panels` `depth * 16` in each panel,
+        // and the grid keeps `row + R` and `panel` inside; the grid also gives each tile to one task only.
+        unsafe {
+            let a = product.a.as_ptr().add(row * depth);
+            let weights = product.panels.as_ptr().add(panel * depth * PANEL);
+            let acc = tile::<S, W, R>(simd, a, depth, weights, depth);
+            product.writer.write(simd, acc, row, panel);
+        }
+    }
+}
+
+/// Where tiles go and what happens to them on the way.
+pub(crate) struct Writer<'a> {
+    pub(crate) columns: usize,
+    /// Padded with zeros to whole panels.
+    pub(crate) bias: &'a [f32],
+    pub(crate) epilogue: Epilogue<'a>,
+    pub(crate) out: SharedMut<'a, f32>,
+}
+
+impl Writer<'_> {
+    /// Applies the epilogue to a tile and stores the columns that exist.
+    ///
+    /// # Safety
+    /// Rows `row..row + R` and the panel lie inside the output, and no other task writes them.
+    #[inline(always)]
+    pub(crate) unsafe fn write<S: Simd, const R: usize>(
+        &self,
+        simd: S,
+        acc: [[S::V; 2]; R],
+        row: usize,
+        panel: usize,
+    ) {
+        let column = panel * PANEL;
+        if column + PANEL > self.columns {
+            // SAFETY: as promised by the caller.
+            unsafe { self.write_narrow(simd, acc, row, column) };
+            return;
+        }
+        // SAFETY: the bias is padded to whole panels; 16 columns from `column` exist in each of the rows.
+        unsafe {
+            let bias = self.bias.as_ptr().add(column);
+            let bias = [simd.load(bias), simd.load(bias.add(8))];
+            for (r, acc) in acc.into_iter().enumerate() {
+                let at = (row + r) * self.columns + column;
+                for half in 0..2 {
+                    let sum = simd.add(acc[half], bias[half]);
+                    let value = match self.epilogue {
+                        Epilogue::Bias => sum,
+                        Epilogue::BiasGelu => gelu(simd, sum),
+                        Epilogue::BiasResidual(residual) => {
+                            simd.add(sum, simd.load(residual.as_ptr().add(at + half * 8)))
+                        }
+                    };
+                    simd.store(self.out.pointer(at + half * 8), value);
+                }
+            }
+        }
+    }
+
+    /// The last panel when the columns do not fill it.
+    ///
+    /// # Safety
+    /// As [`Writer::write`].
+    #[inline(always)]
+    unsafe fn write_narrow<S: Simd, const R: usize>(
+        &self,
+        simd: S,
+        acc: [[S::V; 2]; R],
+        row: usize,
+        column: usize,
+    ) {
+        for (r, acc) in acc.into_iter().enumerate() {
+            let mut wide = [0.0; PANEL];
+            // SAFETY: `wide` and the padded bias have 16 elements from `column`.
+            unsafe {
+                let bias = self.bias.as_ptr().add(column);
+                for (half, acc) in acc.into_iter().enumerate() {
+                    let sum = simd.add(acc, simd.load(bias.add(half * 8)));
+                    let value = match self.epilogue {
+                        Epilogue::BiasGelu => gelu(simd, sum),
+                        Epilogue::Bias | Epilogue::BiasResidual(_) => sum,
+                    };
+                    simd.store(wide.as_mut_ptr().add(half * 8), value);
+                }
+            }
+            let start = (row + r) * self.columns + column;
+            let end = (row + r + 1) * self.columns;
+            if let Epilogue::BiasResidual(residual) = self.epilogue {
+                for (value, residual) in wide.iter_mut().zip(&residual[start..end]) {
+                    *value += residual;
+                }
+            }
+            // SAFETY: the caller promises that no other task writes these columns.
+            let out = unsafe { self.out.part(start..end) };
+            out.copy_from_slice(&wide[..end - start]);
+        }
+    }
+}

@@ -1,0 +1,120 @@
+//! The int8 product over register tiles of 6 x 16; input: f32 rows, output: every tile written once, blocks shared out over the team.
+//!
+//! AVX2 has no exact 8-bit multiply-add (`vpmaddubsw` saturates at 16 bits), so both sides are multiplied as i16 by `vpmaddwd`:
+//! measured as fast, because both are bound by the two multiply ports, and exact.
+
+use std::ops::Range;
+
+use super::{PackedWeightsI8, QuantizedRows};
+use crate::exec::CpuExec;
+use crate::gemm::{Epilogue, Grid, Writer};
+use crate::shared_mut::SharedMut;
+use crate::simd::{Kernel, MAX_TILE_ROWS, PANEL, Simd, tile_rows};
+
+pub(super) fn run(
+    exec: &mut CpuExec,
+    a: &[f32],
+    weights: &PackedWeightsI8,
+    epilogue: Epilogue<'_>,
+    out: &mut [f32],
+) {
+    let isa = exec.isa;
+    exec.quantized.fill((&mut exec.team, isa), a, weights.depth);
+    let grid = Grid::new(
+        out.len() / weights.columns,
+        weights.columns.div_ceil(PANEL),
+        exec.team.threads(),
+    );
+    let product = Product {
+        rows: &exec.quantized,
+        weights,
+        writer: Writer {
+            columns: weights.columns,
+            bias: &weights.bias,
+            epilogue,
+            out: SharedMut::new(out),
+        },
+    };
+    exec.team.run(grid.tasks(), &|index| {
+        let (rows, panels) = grid.task(index);
+        isa.run(Block {
+            product: &product,
+            rows,
+            panels,
+        });
+    });
+}
+
+struct Product<'a> {
+    rows: &'a QuantizedRows,
+    weights: &'a PackedWeightsI8,
+    writer: Writer<'a>,
+}
+
+struct Block<'a> {
+    product: &'a Product<'a>,
+    rows: Range<usize>,
+    panels: Range<usize>,
+}
+
+impl Kernel for Block<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, simd: S) {
+        for panel in self.panels.clone() {
+            let mut row = self.rows.start;
+            while row < self.rows.end {
+                let rows = tile_rows(self.rows.end - row);
+                match rows {
+                    1 => self.tile::<S, 1>(simd, row, panel),
+                    2 => self.tile::<S, 2>(simd, row, panel),
+                    3 => self.tile::<S, 3>(simd, row, panel),
+                    4 => self.tile::<S, 4>(simd, row, panel),
+                    5 => self.tile::<S, 5>(simd, row, panel),
+                    _ => self.tile::<S, MAX_TILE_ROWS>(simd, row, panel),
+                }
+                row += rows;
+            }
+        }
+    }
+}
+
+impl Block<'_> {
+    #[inline(always)]
+    fn tile<S: Simd, const R: usize>(&self, simd: S, row: usize, panel: usize) {
+        let QuantizedRows {
+            values,
+            stride,
+            scales,
+        } = self.product.rows;
+        let weights = self.product.weights;
+        let mut acc = [[simd.zero_i32(); 2]; R];
+        // SAFETY: lengths were checked on entry: each quantized row has `stride` values, each panel `stride * 16`;
+        // the grid keeps `row + R` and `panel` inside and gives each tile to one task only; scales are padded to whole panels.
+        unsafe {
+            let a = values.as_ptr().add(row * stride);
+            let b = weights.panels.as_ptr().add(panel * stride * PANEL);
+            for pair in 0..stride / 2 {
+                let low = simd.load_i8(b.add(pair * 2 * PANEL));
+                let high = simd.load_i8(b.add(pair * 2 * PANEL + PANEL));
+                for (r, acc) in acc.iter_mut().enumerate() {
+                    let x = simd.splat_pair(a.add(r * stride + pair * 2));
+                    acc[0] = simd.madd(acc[0], x, low);
+                    acc[1] = simd.madd(acc[1], x, high);
+                }
+            }
+            let by_column = weights.scales.as_ptr().add(panel * PANEL);
+            let by_column = [simd.load(by_column), simd.load(by_column.add(8))];
+            let mut scaled = [[simd.splat(0.0); 2]; R];
+            for (r, (to, from)) in scaled.iter_mut().zip(acc).enumerate() {
+                let by_row = simd.splat(scales[row + r]);
+                for half in 0..2 {
+                    let scale = simd.mul(by_row, by_column[half]);
+                    to[half] = simd.mul(simd.to_f32(from[half]), scale);
+                }
+            }
+            self.product.writer.write(simd, scaled, row, panel);
+        }
+    }
+}

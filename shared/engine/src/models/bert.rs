@@ -1,0 +1,259 @@
+//! BERT (post-norm encoder); input: packed token ids, output: one pooled vector per sequence. Works for MiniLM, BGE, E5 and other BERT checkpoints.
+//!
+//! Layer: `x = norm(x + attention(x) Wo)`, `x = norm(x + gelu(x W1) W2)`; query, key and value weights are one matrix, so one product gives all three.
+
+use std::borrow::Cow;
+
+use kernels::attention::{Heads, attention};
+use kernels::embedding::{EmbeddingTables, embed};
+use kernels::gemm::{Epilogue, PackedWeights, Storage, gemm};
+use kernels::gemm_i8::{PackedWeightsI8, gemm_i8};
+use kernels::layernorm::{LayerNorm, layernorm};
+use kernels::pool::{PoolOptions, pool};
+use kernels::{CpuExec, ShapeError};
+
+use crate::backend::Precision;
+use crate::error::LoadError;
+use crate::model_files::{BertConfig, Description};
+use crate::weights::Weights;
+
+/// A product with weights in one of the storage types.
+#[derive(Debug)]
+enum Linear {
+    Float(PackedWeights),
+    Int8(PackedWeightsI8),
+}
+
+impl Linear {
+    fn run(
+        &self,
+        exec: &mut CpuExec,
+        a: &[f32],
+        epilogue: Epilogue<'_>,
+        out: &mut [f32],
+    ) -> Result<(), ShapeError> {
+        match self {
+            Self::Float(weights) => gemm(exec, a, weights, epilogue, out),
+            Self::Int8(weights) => gemm_i8(exec, a, weights, epilogue, out),
+        }
+    }
+}
+
+#[derive(Debug)]
+struct Layer {
+    qkv: Linear,
+    attention_out: Linear,
+    attention_norm: LayerNorm,
+    up: Linear,
+    down: Linear,
+    norm: LayerNorm,
+}
+
+/// The layers of one checkpoint, packed for the CPU.
+#[derive(Debug)]
+pub(crate) struct Bert {
+    heads: Heads,
+    intermediate: usize,
+    tables: EmbeddingTables,
+    layers: Vec<Layer>,
+    pool: PoolOptions,
+}
+
+/// Activations of a batch, kept between calls.
+#[derive(Debug, Default)]
+pub(crate) struct Activations {
+    x: Vec<f32>,
+    hidden: Vec<f32>,
+    context: Vec<f32>,
+    /// Query, key and value, and later the intermediate layer: never needed at the same time.
+    wide: Vec<f32>,
+}
+
+impl Bert {
+    pub(crate) fn load(
+        exec: &mut CpuExec,
+        weights: &Weights,
+        description: &Description,
+        precision: Precision,
+    ) -> Result<Self, LoadError> {
+        let config = &description.bert;
+        let mut loader = Loader::new(exec, weights, config, precision);
+        let tables = loader.tables()?;
+        let layers: Result<Vec<Layer>, LoadError> = (0..config.num_hidden_layers)
+            .map(|index| loader.layer(index))
+            .collect();
+        Ok(Self {
+            heads: Heads {
+                count: config.num_attention_heads,
+                dims: config.hidden_size / config.num_attention_heads,
+            },
+            intermediate: config.intermediate_size,
+            tables,
+            layers: layers?,
+            pool: description.pool,
+        })
+    }
+
+    /// Pooled vectors, `[sequences, width]` into `out`.
+    pub(crate) fn forward(
+        &self,
+        exec: &mut CpuExec,
+        activations: &mut Activations,
+        (ids, cu_seqlens): (&[u32], &[u32]),
+        out: &mut [f32],
+    ) -> Result<(), ShapeError> {
+        let width = self.heads.width();
+        let tokens = ids.len();
+        let (x, hidden, context) = (
+            grown(&mut activations.x, tokens * width),
+            grown(&mut activations.hidden, tokens * width),
+            grown(&mut activations.context, tokens * width),
+        );
+        let wide = grown(
+            &mut activations.wide,
+            tokens * self.intermediate.max(3 * width),
+        );
+        embed(exec, &self.tables, ids, cu_seqlens, x)?;
+        for layer in &self.layers {
+            let qkv = &mut wide[..tokens * 3 * width];
+            layer.qkv.run(exec, x, Epilogue::Bias, qkv)?;
+            attention(exec, self.heads, qkv, cu_seqlens, context)?;
+            let residual = Epilogue::BiasResidual(x);
+            layer.attention_out.run(exec, context, residual, hidden)?;
+            layernorm(exec, &layer.attention_norm, None, hidden)?;
+            let up = &mut wide[..tokens * self.intermediate];
+            layer.up.run(exec, hidden, Epilogue::BiasGelu, up)?;
+            let residual = Epilogue::BiasResidual(hidden);
+            layer.down.run(exec, up, residual, x)?;
+            layernorm(exec, &layer.norm, None, x)?;
+        }
+        pool(exec, self.pool, x, cu_seqlens, out)
+    }
+}
+
+/// The first `len` elements, after growing when there are fewer.
+fn grown(buffer: &mut Vec<f32>, len: usize) -> &mut [f32] {
+    if buffer.len() < len {
+        buffer.resize(len, 0.0);
+    }
+    &mut buffer[..len]
+}
+
+/// Reads tensors by their names in the checkpoint.
+struct Loader<'a> {
+    exec: &'a mut CpuExec,
+    weights: &'a Weights,
+    config: &'a BertConfig,
+    precision: Precision,
+    /// `bert.` in checkpoints that were saved with a head, else empty.
+    prefix: &'static str,
+}
+
+impl<'a> Loader<'a> {
+    fn new(
+        exec: &'a mut CpuExec,
+        weights: &'a Weights,
+        config: &'a BertConfig,
+        precision: Precision,
+    ) -> Self {
+        let prefixed = weights.has("bert.embeddings.word_embeddings.weight");
+        Self {
+            exec,
+            weights,
+            config,
+            precision,
+            prefix: if prefixed { "bert." } else { "" },
+        }
+    }
+
+    fn tensor(&self, name: &str, shape: &[usize]) -> Result<Cow<'a, [f32]>, LoadError> {
+        self.weights.f32(&format!("{}{name}", self.prefix), shape)
+    }
+
+    fn shape(&self, source: ShapeError) -> LoadError {
+        LoadError::Shape {
+            file: self.weights.file().to_owned(),
+            source,
+        }
+    }
+
+    fn tables(&self) -> Result<EmbeddingTables, LoadError> {
+        let config = self.config;
+        let width = config.hidden_size;
+        let word = self.tensor(
+            "embeddings.word_embeddings.weight",
+            &[config.vocab_size, width],
+        )?;
+        let position = self.tensor(
+            "embeddings.position_embeddings.weight",
+            &[config.max_position_embeddings, width],
+        )?;
+        let types = self.tensor(
+            "embeddings.token_type_embeddings.weight",
+            &[config.type_vocab_size, width],
+        )?;
+        let norm = self.norm("embeddings.LayerNorm")?;
+        EmbeddingTables::new(
+            word.into_owned(),
+            position.into_owned(),
+            &types[..width],
+            norm,
+        )
+        .map_err(|source| self.shape(source))
+    }
+
+    fn norm(&self, name: &str) -> Result<LayerNorm, LoadError> {
+        let width = self.config.hidden_size;
+        let weight = self.tensor(&format!("{name}.weight"), &[width])?;
+        let bias = self.tensor(&format!("{name}.bias"), &[width])?;
+        let epsilon = self.config.layer_norm_eps as f32;
+        LayerNorm::new(weight.into_owned(), bias.into_owned(), epsilon)
+            .map_err(|source| self.shape(source))
+    }
+
+    fn layer(&mut self, index: usize) -> Result<Layer, LoadError> {
+        let width = self.config.hidden_size;
+        let intermediate = self.config.intermediate_size;
+        let at = |name: &str| format!("encoder.layer.{index}.{name}");
+        let attention = ["query", "key", "value"].map(|part| at(&format!("attention.self.{part}")));
+        Ok(Layer {
+            qkv: self.linear(&attention, width, width)?,
+            attention_out: self.linear(&[at("attention.output.dense")], width, width)?,
+            attention_norm: self.norm(&at("attention.output.LayerNorm"))?,
+            up: self.linear(&[at("intermediate.dense")], width, intermediate)?,
+            down: self.linear(&[at("output.dense")], intermediate, width)?,
+            norm: self.norm(&at("output.LayerNorm"))?,
+        })
+    }
+
+    /// One matrix from the named ones, `[columns, depth]` each, one below the other.
+    fn linear(
+        &mut self,
+        names: &[String],
+        depth: usize,
+        columns: usize,
+    ) -> Result<Linear, LoadError> {
+        let mut weight = Cow::Borrowed(&[][..]);
+        let mut bias = Vec::with_capacity(columns * names.len());
+        for name in names {
+            let part = self.tensor(&format!("{name}.weight"), &[columns, depth])?;
+            bias.extend_from_slice(&self.tensor(&format!("{name}.bias"), &[columns])?);
+            if weight.is_empty() {
+                weight = part;
+            } else {
+                weight.to_mut().extend_from_slice(&part);
+            }
+        }
+        let exec = &mut *self.exec;
+        let packed = match self.precision {
+            Precision::F32 => {
+                PackedWeights::pack(exec, &weight, &bias, depth, Storage::F32).map(Linear::Float)
+            }
+            Precision::Bf16 => {
+                PackedWeights::pack(exec, &weight, &bias, depth, Storage::Bf16).map(Linear::Float)
+            }
+            Precision::Int8 => PackedWeightsI8::pack(exec, &weight, &bias, depth).map(Linear::Int8),
+        };
+        packed.map_err(|source| self.shape(source))
+    }
+}
