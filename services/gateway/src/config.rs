@@ -1,0 +1,86 @@
+//! Configuration of the gateway. Input: `default.toml` and its layers. Output: typed, checked values.
+
+use bus::BusConfig;
+use serde::{Deserialize, Serialize};
+
+/// All sections; `default.toml` explains each key.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// Connection to the broker.
+    pub bus: BusConfig,
+    /// HTTP side.
+    pub http: HttpConfig,
+    /// Keys.
+    pub authorize: AuthorizeConfig,
+    /// Caches.
+    pub cache: CacheConfig,
+    /// Work.
+    pub dispatch: DispatchConfig,
+    /// Reports of cached answers.
+    pub usage: UsageConfig,
+}
+
+/// HTTP side.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct HttpConfig {
+    /// Where clients connect.
+    pub address: String,
+    /// Largest request body in bytes.
+    pub body_limit_bytes: usize,
+    /// Longest time to send headers, and then a body.
+    pub read_timeout_ms: u64,
+    /// Time a request may take when the client does not say.
+    pub default_timeout_ms: u64,
+    /// Longest time a client may ask for.
+    pub max_timeout_ms: u64,
+    /// Most requests answered at once.
+    pub max_in_flight: usize,
+}
+
+/// Keys.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AuthorizeConfig {
+    /// Keys kept in memory.
+    pub max_keys: u64,
+    /// How long an unknown key is remembered as unknown.
+    pub unknown_ttl_ms: u64,
+    /// How long limited keys are served without a limiter when auth is away.
+    pub fail_open_ms: u64,
+}
+
+/// Caches.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CacheConfig {
+    /// Answers kept in this process, in bytes.
+    pub local_bytes: u64,
+    /// How long an answer may be used.
+    pub ttl_ms: u64,
+    /// Longest wait for the shared tier.
+    pub shared_timeout_ms: u64,
+    /// Answers of the shared tier known by fingerprint.
+    pub max_known_shared: u64,
+}
+
+/// Work.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DispatchConfig {
+    /// How long work may wait for a worker's return when the last one is gone.
+    pub no_worker_grace_ms: u64,
+    /// Silence of the broker after which work is published again.
+    pub publish_ack_timeout_ms: u64,
+    /// Time between two looks at all that is in flight.
+    pub rescue_interval_ms: u64,
+}
+
+/// Reports of cached answers.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct UsageConfig {
+    /// Cached answers are reported together this often.
+    pub report_interval_ms: u64,
+}

@@ -1,0 +1,79 @@
+//! Publishing work. Input: a flight. Output: the message on the model's queue, with all headers of the contract; when a
+//! flight is given up, its work taken back from queue and worker.
+
+use std::sync::Arc;
+
+use bus::{Bus, BusError, Headers};
+use schemas::error::{ErrorCode, Failure};
+use schemas::work::Cancel;
+use schemas::{headers, streams, subjects, wire};
+
+use crate::Gateway;
+use crate::flight::{Edition, Flight};
+
+impl Gateway {
+    /// Publishes a flight's work, without waiting for the broker's acknowledgement: that comes to [`crate::replies`].
+    ///
+    /// # Errors
+    /// `unavailable` when there is no connection.
+    pub(crate) async fn publish(&self, flight: &Arc<Flight>, edition: Edition) -> Result<(), Failure> {
+        let order = &flight.order;
+        let number = {
+            let mut state = flight.state();
+            state.on_published(edition, self.clock.monotonic_us());
+            state.edition
+        };
+        let publication = self.flights.publication(order.request_id);
+        let reply = subjects::reply_publish_ack(&self.instance, publication);
+        let mut message_headers = Headers::new();
+        message_headers.insert(headers::MESSAGE_ID, format!("{}:{number}", order.request_id));
+        message_headers.insert(headers::DEADLINE, order.deadline_ms.to_string());
+        message_headers.insert(headers::IDENTITY, order.identity.as_str());
+        message_headers.insert(headers::REPLY, self.reply_subject.as_str());
+        message_headers.insert(headers::TRACEPARENT, order.trace.child().to_string());
+        let sent = self.bus.publish_with_reply(&order.subject, &reply, message_headers, order.payload.clone()).await;
+        sent.map_err(|error| unsent(&error))
+    }
+
+    /// Takes the work of an abandoned flight back: from the queue if it is still there, from its worker if it has begun.
+    pub(crate) async fn take_back(&self, flight: &Flight) -> Result<(), BusError> {
+        let (accepted, sequence) = {
+            let state = flight.state();
+            (state.accepted.clone(), state.stream_sequence)
+        };
+        let order = &flight.order;
+        let subject = match &accepted {
+            Some(accepted) => subjects::cancel_worker(&accepted.worker),
+            None => subjects::cancel_model(&order.slug),
+        };
+        let cancel = Cancel { request_ids: vec![order.request_id] };
+        if let Ok(payload) = wire::encode(&cancel) {
+            self.bus.publish(&subject, Headers::new(), payload.into()).await?;
+        }
+        if let (None, Some(sequence)) = (accepted, sequence) {
+            delete_queued(&self.bus, &order.slug, sequence).await;
+        }
+        Ok(())
+    }
+}
+
+/// Removes work that no worker has taken; one that has just been taken is stopped by the cancellation instead.
+async fn delete_queued(bus: &Bus, slug: &str, sequence: u64) {
+    if let Err(error) = bus.delete_message(&streams::work_stream_name(slug), sequence).await {
+        tracing::debug!(%error, slug, sequence, "queued work was not there any more");
+    }
+}
+
+fn unsent(error: &BusError) -> Failure {
+    tracing::debug!(%error, "work not published");
+    match error {
+        BusError::TooLarge { .. } => Failure::new(ErrorCode::BodyTooLarge, "the request is larger than a work message may be"),
+        _ => unavailable("the message bus is not reachable"),
+    }
+}
+
+/// The failure of a part that is away.
+#[must_use]
+pub(crate) fn unavailable(what: &str) -> Failure {
+    Failure::new(ErrorCode::Unavailable, format!("{what}; try again")).retry_after_ms(1_000)
+}

@@ -1,0 +1,49 @@
+//! Routes. Input: an HTTP request. Output: the handler that answers it; everything else gets the same error envelope.
+
+pub mod body;
+mod embeddings;
+pub mod error;
+mod finish;
+mod models;
+pub mod render;
+mod service;
+mod usage;
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::Request;
+use axum::routing::{get, post};
+use schemas::error::{ErrorCode, Failure};
+
+use crate::Gateway;
+use error::HttpError;
+
+/// All routes of the public API.
+pub fn router(gateway: Arc<Gateway>) -> Router {
+    Router::new()
+        .route("/v1/embeddings", post(embeddings::create))
+        .route("/v1/models", get(models::list))
+        // Model names hold slashes.
+        .route("/v1/models/{*model}", get(models::show))
+        .route("/v1/usage", get(usage::show))
+        .route("/v1/health/live", get(service::live))
+        .route("/v1/health/ready", get(service::ready))
+        .route("/v1/version", get(service::version))
+        .route("/v1/metadata", get(service::metadata))
+        .route("/v1/metrics", get(service::metrics))
+        .route("/openapi.json", get(service::openapi))
+        .fallback(not_found)
+        .method_not_allowed_fallback(method_not_allowed)
+        .with_state(gateway)
+}
+
+async fn not_found(request: Request) -> HttpError {
+    let path: String = request.uri().path().chars().take(128).collect();
+    HttpError(Failure::new(ErrorCode::NotFound, format!("no such path: {path}; see /openapi.json")))
+}
+
+async fn method_not_allowed(request: Request) -> HttpError {
+    let message = format!("method {} is not allowed here", request.method());
+    HttpError(Failure::new(ErrorCode::MethodNotAllowed, message))
+}

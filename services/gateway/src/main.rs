@@ -1,0 +1,7 @@
+//! The gateway as its own process. Input: arguments, environment, config file. Output: an exit code.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    process::run::<gateway::Gateway>()
+}

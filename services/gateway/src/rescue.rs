@@ -1,0 +1,120 @@
+//! The watch over all that is in flight. Input: a tick, the connection's state, the catalog. Output: deadlines kept,
+//! work of silent workers given back to the queue, work that a restarted broker forgot published again.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use process::CancellationToken;
+use schemas::error::{ErrorCode, Failure};
+use tokio::time::MissedTickBehavior;
+
+use crate::Gateway;
+use crate::catalog::Lookup;
+use crate::flight::{Edition, Flight};
+
+/// What a look at a flight says is to be done.
+#[derive(Debug, PartialEq, Eq)]
+enum Remedy {
+    None,
+    /// Nobody waits any more.
+    Expire,
+    /// Its worker has gone silent: give the work back at this acknowledgement subject.
+    GiveBack(String),
+    /// Publish it again.
+    Republish(Edition, &'static str),
+    /// No worker came back in time.
+    GiveUp,
+}
+
+/// Looks at everything in flight, again and again, until the gateway stops.
+///
+/// # Errors
+/// Never; the signature is that of a task.
+pub(crate) async fn run(gateway: Arc<Gateway>, stop: CancellationToken) -> anyhow::Result<()> {
+    let mut tick = tokio::time::interval(Duration::from_millis(gateway.config.dispatch.rescue_interval_ms));
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut connected = gateway.bus.connected();
+    loop {
+        let reconnected = tokio::select! {
+            () = stop.cancelled() => return Ok(()),
+            _ = tick.tick() => false,
+            Ok(()) = connected.changed() => *connected.borrow_and_update(),
+        };
+        gateway.catalog.forget_old(gateway.clock.monotonic_us());
+        for flight in gateway.flights.all() {
+            gateway.tend(&flight, reconnected).await;
+        }
+    }
+}
+
+impl Gateway {
+    async fn tend(&self, flight: &Arc<Flight>, reconnected: bool) {
+        match self.remedy(flight, reconnected) {
+            Remedy::None => {}
+            Remedy::Expire => {
+                let failure = Failure::new(ErrorCode::DeadlineExceeded, "the deadline passed before the answer was there");
+                self.finish(flight, Err(failure));
+                let _ = self.take_back(flight).await;
+            }
+            Remedy::GiveBack(ack_subject) => {
+                self.metrics.rescued.inc();
+                flight.state().accepted = None;
+                tracing::warn!(request_id = %flight.order.request_id, "worker is silent, its work goes back to the queue");
+                if let Err(error) = self.bus.nak_at(&ack_subject).await {
+                    tracing::debug!(%error, "not given back; the queue's own wait will do it");
+                }
+            }
+            Remedy::Republish(edition, reason) => self.republish(flight, edition, reason).await,
+            Remedy::GiveUp => self.finish(flight, Err(no_worker(&flight.order.model))),
+        }
+    }
+
+    fn remedy(&self, flight: &Flight, reconnected: bool) -> Remedy {
+        let (now_ms, now_us) = (self.clock.now_unix_ms(), self.clock.monotonic_us());
+        if now_ms >= flight.order.deadline_ms {
+            return Remedy::Expire;
+        }
+        let state = flight.state();
+        if reconnected {
+            // The queue lives in the broker's memory, so a restart empties it; and an answer may have been sent while
+            // nobody could hear it. A copy that survived is deleted or stopped, and the ledger books the request once.
+            return Remedy::Republish(Edition::New, "reconnect");
+        }
+        if let Some(accepted) = &state.accepted {
+            let silent = self.catalog.is_silent(&accepted.worker, now_us);
+            return if silent { Remedy::GiveBack(accepted.ack_subject.clone()) } else { Remedy::None };
+        }
+        if !self.bus.is_connected() {
+            return Remedy::None; // The reconnection will look again.
+        }
+        if state.homeless {
+            return match self.catalog.find(&flight.order.model, now_us) {
+                Lookup::Served(_) => Remedy::Republish(Edition::Same, "no_queue"),
+                Lookup::Unknown | Lookup::NoWorker => Remedy::GiveUp,
+            };
+        }
+        let quiet_us = now_us.saturating_sub(state.published_at_us);
+        let unacknowledged = state.stream_sequence.is_none() && state.edition > 0;
+        if unacknowledged && quiet_us > self.config.dispatch.publish_ack_timeout_ms * 1_000 {
+            return Remedy::Republish(Edition::Same, "unacknowledged");
+        }
+        Remedy::None
+    }
+
+    pub(crate) async fn republish(&self, flight: &Arc<Flight>, edition: Edition, reason: &'static str) {
+        self.metrics.republished.with_label_values(&[reason]).inc();
+        if edition == Edition::New {
+            let _ = self.take_back(flight).await;
+        }
+        if let Err(failure) = self.publish(flight, edition).await {
+            tracing::debug!(request_id = %flight.order.request_id, reason, failure = %failure, "not published again yet");
+            flight.state().homeless = true;
+        }
+    }
+}
+
+/// The failure when nobody serves a model.
+#[must_use]
+pub(crate) fn no_worker(model: &str) -> Failure {
+    Failure::new(ErrorCode::NoWorker, format!("no worker serves model '{model}' now; try again")).retry_after_ms(5_000)
+}
