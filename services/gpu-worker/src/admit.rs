@@ -1,0 +1,165 @@
+//! Admission. Input: a message from the queue. Output: a request whose sender is known and may use the model, or the reason
+//! why not; its inputs as token ids.
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use bus::Job;
+use engine::{EmbeddingModel, Input, InputError, TokenIds};
+use process::TraceContext;
+use schemas::error::{ErrorCode, Failure};
+use schemas::identity::Claims;
+use schemas::work::{EmbedInput, EmbedTask, Task, Truncate, Work};
+use schemas::{headers, subjects, wire};
+use schemas::wire::Format;
+
+use crate::identity::{IdentityError, Verifier};
+use crate::job::{ReplyTo, Request};
+
+/// Why a message is not admitted.
+#[derive(Debug)]
+pub enum Refusal {
+    /// It cannot be read; it is kept among the dead letters.
+    Malformed(Failure),
+    /// Its sender may not ask for this.
+    Unauthorized(Failure),
+    /// Its fields make no sense for the model.
+    Invalid(Failure),
+    /// Nobody waits for it any more.
+    Expired,
+}
+
+/// Where a message wants its answer, as far as that can be read.
+#[must_use]
+pub fn reply_to(job: &Job) -> Option<ReplyTo> {
+    let subject = job.headers.get(headers::REPLY)?;
+    // The broker would take an empty subject or a wildcard for an error of this whole connection.
+    let sound = !subject.is_empty() && !subject.contains(['*', '>', ' ', '\t']);
+    let format = Format::from_content_type(job.headers.get(headers::CONTENT_TYPE)).unwrap_or_default();
+    sound.then(|| ReplyTo { subject: subject.to_owned(), format })
+}
+
+/// Reads a message and checks who sent it.
+///
+/// # Errors
+/// [`Refusal`].
+pub async fn admit(job: &Job, model: &str, verifier: &Verifier, now_ms: u64) -> Result<Request, Refusal> {
+    let deadline_ms = job.headers.get_u64(headers::DEADLINE);
+    if deadline_ms.is_some_and(|deadline_ms| deadline_ms <= now_ms) {
+        return Err(Refusal::Expired);
+    }
+    let reply = reply_to(job).ok_or_else(|| malformed("header Portalis-Reply is missing or no subject"))?;
+    let Some((_, lane, tenant)) = subjects::parse_work(job.subject()) else {
+        return Err(malformed("the subject is not a work subject"));
+    };
+    let published_s = job.published_at().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+    let token = job.headers.get(headers::IDENTITY);
+    let claims = verifier.verify(token, published_s).await.map_err(|error| unauthorized(&error))?;
+    let work = read(job)?;
+    check_rights(&claims, &work, model, tenant, lane)?;
+    let Task::Embed(task) = work.task;
+    check_task(&task)?;
+    let trace = TraceContext::continue_from(job.headers.get(headers::TRACEPARENT));
+    Ok(Request {
+        request_id: work.request_id,
+        reply,
+        claims,
+        inputs: task.inputs,
+        truncate: task.truncate,
+        lane,
+        // A publisher that does not say counts from the moment the queue had it.
+        submitted_at_ms: if work.submitted_at_ms == 0 { unix_ms(job.published_at()) } else { work.submitted_at_ms },
+        deadline_ms,
+        trace_id: trace.trace_id_hex(),
+    })
+}
+
+fn unix_ms(time: SystemTime) -> u64 {
+    time.duration_since(UNIX_EPOCH).map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+}
+
+fn malformed(message: &str) -> Refusal {
+    Refusal::Malformed(Failure::new(ErrorCode::UnsupportedWork, message))
+}
+
+fn unauthorized(error: &IdentityError) -> Refusal {
+    Refusal::Unauthorized(Failure::new(ErrorCode::Unauthorized, error.to_string()).param(headers::IDENTITY))
+}
+
+fn read(job: &Job) -> Result<Work, Refusal> {
+    let format = Format::from_content_type(job.headers.get(headers::CONTENT_TYPE));
+    let work = format.and_then(|format| wire::decode_as::<Work>(format, &job.payload));
+    work.map_err(|error| {
+        let cause = std::error::Error::source(&error).map(|source| format!(": {source}")).unwrap_or_default();
+        malformed(&format!("{error}{cause}"))
+    })
+}
+
+fn check_rights(
+    claims: &Claims,
+    work: &Work,
+    model: &str,
+    tenant: &str,
+    lane: schemas::work::Lane,
+) -> Result<(), Refusal> {
+    let refuse = |message: String| Err(Refusal::Unauthorized(Failure::new(ErrorCode::Forbidden, message)));
+    if claims.tnt != tenant {
+        return refuse("the identity is not that of the tenant in the subject".to_owned());
+    }
+    if work.model != model {
+        return Err(Refusal::Invalid(
+            Failure::new(ErrorCode::ModelNotFound, format!("this queue is for model '{model}'")).param("model"),
+        ));
+    }
+    if !claims.allows_model(model) || !claims.scp.contains(&schemas::policy::Scope::Inference) {
+        return refuse(format!("this key may not use model '{model}'"));
+    }
+    if lane < claims.pri {
+        return refuse(format!("this key may not use lane '{}'", lane.as_str()));
+    }
+    Ok(())
+}
+
+fn check_task(task: &EmbedTask) -> Result<(), Refusal> {
+    let invalid = |message: String| Refusal::Invalid(Failure::new(ErrorCode::InvalidField, message).param("input"));
+    if task.inputs.is_empty() {
+        return Err(invalid("'inputs' is empty: at least one is needed".to_owned()));
+    }
+    if task.inputs.len() > schemas::http::MAX_INPUTS {
+        let limit = schemas::http::MAX_INPUTS;
+        return Err(invalid(format!("'inputs' has {} elements; at most {limit} are taken", task.inputs.len())));
+    }
+    Ok(())
+}
+
+/// Makes token ids of all inputs. CPU bound: for real models it runs off the event loop.
+///
+/// # Errors
+/// A failure that names the input.
+pub fn tokenize(model: &EmbeddingModel, inputs: &[EmbedInput], truncate: Truncate) -> Result<Vec<TokenIds>, Failure> {
+    let truncate = match truncate {
+        Truncate::None => engine::Truncate::None,
+        Truncate::Start => engine::Truncate::Start,
+        Truncate::End => engine::Truncate::End,
+    };
+    let one = |(index, input): (usize, &EmbedInput)| {
+        let input = match input {
+            EmbedInput::Text(text) => Input::Text(text),
+            EmbedInput::Tokens(ids) => Input::Tokens(ids),
+        };
+        model.tokenize(input, truncate).map_err(|error| input_failure(index, inputs.len(), &error))
+    };
+    inputs.iter().enumerate().map(one).collect()
+}
+
+fn input_failure(index: usize, count: usize, error: &InputError) -> Failure {
+    let param = if count == 1 { "input".to_owned() } else { format!("input[{index}]") };
+    let failure = match error {
+        // The text is NIM's; clients look for "exceeds maximum allowed".
+        InputError::TooLong { tokens, max } => Failure::new(
+            ErrorCode::InputTooLong,
+            format!("Input length {tokens} exceeds maximum allowed token size {max}"),
+        ),
+        other => Failure::new(ErrorCode::InvalidField, format!("'{param}': {other}")),
+    };
+    failure.param(param)
+}

@@ -1,0 +1,123 @@
+//! Computing a batch. Input: token ids. Output: vectors and the time they took, off the event loop; a panic of the engine
+//! is an error of the batch, not of the process.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::time::{Duration, Instant};
+
+use engine::{Embeddings, EmbeddingModel, TokenIds};
+
+use crate::config::EchoConfig;
+
+/// One text of a batch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Item {
+    /// Whose.
+    pub key: u64,
+    /// Which of its inputs.
+    pub index: usize,
+    /// Its length.
+    pub tokens: u64,
+}
+
+/// What came of a batch.
+#[derive(Debug)]
+pub struct Computed {
+    /// The texts.
+    pub items: Vec<Item>,
+    /// Their vectors in the same order, or why there are none.
+    pub result: Result<Embeddings, String>,
+    /// How long the device was busy.
+    pub busy: Duration,
+}
+
+/// A batch that is being computed.
+pub type Running = Pin<Box<dyn Future<Output = Computed> + Send>>;
+
+/// What computes.
+pub struct Device {
+    model: EmbeddingModel,
+    echo: Option<Echo>,
+}
+
+struct Echo {
+    batch: Duration,
+    abort_on: Option<Vec<u32>>,
+}
+
+impl Device {
+    /// A device for a real model.
+    #[must_use]
+    pub fn real(model: EmbeddingModel) -> Self {
+        Self { model, echo: None }
+    }
+
+    /// A device for the echo engine, with its drills.
+    #[must_use]
+    pub fn echo(model: EmbeddingModel, config: &EchoConfig) -> Self {
+        let tokens = |text: &str| model.tokenize(engine::Input::Text(text), engine::Truncate::None).ok();
+        let abort_on = tokens(&config.abort_on).map(TokenIds::into_vec);
+        let echo = Echo { batch: Duration::from_micros(config.batch_us), abort_on };
+        Self { model, echo: Some(echo) }
+    }
+
+    /// The model.
+    #[must_use]
+    pub fn model(&self) -> &EmbeddingModel {
+        &self.model
+    }
+
+    /// Whether a batch takes no time worth leaving the event loop for.
+    #[must_use]
+    pub fn is_instant(&self) -> bool {
+        self.echo.as_ref().is_some_and(|echo| echo.batch.is_zero())
+    }
+
+    /// Computes at once, on this thread; for instant devices.
+    #[must_use]
+    pub fn compute_now(&self, items: Vec<Item>, tokens: &[TokenIds]) -> Computed {
+        self.drill(tokens);
+        let begun = Instant::now();
+        let result = self.model.embed(tokens).map_err(|error| explain(&error));
+        Computed { items, result, busy: begun.elapsed() }
+    }
+
+    /// Computes off the event loop.
+    #[must_use]
+    pub fn compute(&self, items: Vec<Item>, tokens: Vec<TokenIds>) -> Running {
+        self.drill(&tokens);
+        let model = self.model.clone();
+        let simulated = self.echo.as_ref().map(|echo| echo.batch);
+        Box::pin(async move {
+            let begun = Instant::now();
+            if let Some(batch) = simulated {
+                tokio::time::sleep(batch).await; // Simulated device time, see default.toml.
+            }
+            let joined = tokio::task::spawn_blocking(move || model.embed(&tokens).map_err(|error| explain(&error))).await;
+            let result = joined.unwrap_or_else(|error| Err(format!("the engine panicked: {error}")));
+            Computed { items, result, busy: begun.elapsed() }
+        })
+    }
+
+    /// Plays a message that kills its worker, if asked to.
+    fn drill(&self, tokens: &[TokenIds]) {
+        let Some(poison) = self.echo.as_ref().and_then(|echo| echo.abort_on.as_ref()) else {
+            return;
+        };
+        if tokens.iter().any(|ids| ids.as_slice() == poison.as_slice()) {
+            tracing::error!("echo engine met the text of echo.abort_on, aborting as asked");
+            std::process::abort();
+        }
+    }
+}
+
+/// An error with its causes, in one line.
+pub(crate) fn explain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text = format!("{text}: {cause}");
+        source = cause.source();
+    }
+    text
+}
