@@ -113,7 +113,11 @@ pub async fn run(args: BenchArgs) -> anyhow::Result<()> {
         machine: procfs::machine(),
         cores: cpus.len(),
         seconds: began.elapsed().as_secs_f64(),
-        rows: rows.iter().zip(&runs).map(|((kind, connections), runs)| row(*kind, *connections, runs)).collect(),
+        rows: rows
+            .iter()
+            .zip(&runs)
+            .map(|((kind, connections), runs)| row(*kind, *connections, runs))
+            .collect(),
         scenario,
         idle,
         rss_after_bytes,
@@ -124,11 +128,18 @@ pub async fn run(args: BenchArgs) -> anyhow::Result<()> {
 }
 
 fn command_line(args: &BenchArgs) -> String {
-    let scenario = args.scenario.as_ref().map(|path| format!("--scenario {}", path.display()));
+    let scenario = args
+        .scenario
+        .as_ref()
+        .map(|path| format!("--scenario {}", path.display()));
     let only = args.only.as_ref().map(|text| format!("--only {text:?}"));
     let quick = args.quick.then(|| "--quick".to_owned());
     let parts: Vec<String> = [quick, scenario, only].into_iter().flatten().collect();
-    if parts.is_empty() { "make bench".to_owned() } else { format!("make bench ARGS='{}'", parts.join(" ")) }
+    if parts.is_empty() {
+        "make bench".to_owned()
+    } else {
+        format!("make bench ARGS='{}'", parts.join(" "))
+    }
 }
 
 fn publish(args: &BenchArgs, report: &Report) -> anyhow::Result<()> {
@@ -136,11 +147,15 @@ fn publish(args: &BenchArgs, report: &Report) -> anyhow::Result<()> {
     println!("{text}");
     if let Some(path) = &args.json {
         let json = serde_json::to_string_pretty(report)?;
-        std::fs::write(path, json + "\n").with_context(|| format!("cannot write {}", path.display()))?;
+        std::fs::write(path, json + "\n")
+            .with_context(|| format!("cannot write {}", path.display()))?;
     }
     if args.write {
         let folder = PathBuf::from("docs/benchmarks");
-        ensure!(folder.is_dir(), "--write works in the repository's root: there is no docs/benchmarks here");
+        ensure!(
+            folder.is_dir(),
+            "--write works in the repository's root: there is no docs/benchmarks here"
+        );
         let path = folder.join(format!("{}-mesh.md", report.date));
         std::fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))?;
         eprintln!("written to {}", path.display());
@@ -150,8 +165,19 @@ fn publish(args: &BenchArgs, report: &Report) -> anyhow::Result<()> {
 
 fn rows(scenario: &Scenario, only: Option<&str>) -> Vec<(Kind, usize)> {
     let mut rows = Vec::new();
-    for kind in [Kind::Bare, Kind::Core, Kind::Queue, Kind::Mesh, Kind::MeshLimited, Kind::Hit] {
-        let connections = if kind == Kind::Hit { &scenario.hit_connections } else { &scenario.connections };
+    for kind in [
+        Kind::Bare,
+        Kind::Core,
+        Kind::Queue,
+        Kind::Mesh,
+        Kind::MeshLimited,
+        Kind::Hit,
+    ] {
+        let connections = if kind == Kind::Hit {
+            &scenario.hit_connections
+        } else {
+            &scenario.connections
+        };
         rows.extend(connections.iter().map(|connections| (kind, *connections)));
     }
     rows.retain(|(kind, _)| only.is_none_or(|text| kind.name().contains(text)));
@@ -162,39 +188,89 @@ impl Stage {
     async fn start(args: &BenchArgs, cpus: Vec<usize>, folder: &Path) -> anyhow::Result<Self> {
         let mesh = Mesh::start(&args.programs, folder).await?;
         let mut probe = Probe::new(cpus);
-        mesh.processes().for_each(|(name, pid)| probe.watch(name, pid));
+        mesh.processes()
+            .for_each(|(name, pid)| probe.watch(name, pid));
         tokio::time::sleep(SETTLE).await;
         let rss_bytes = procfs::resident_bytes(mesh.pid(GATEWAY)?)?;
         let before = probe.now()?;
         tokio::time::sleep(IDLE).await;
         let cost = probe.since(&before)?;
-        let cores = cost.cpu_ns.iter().map(|(name, ns)| (name.clone(), *ns as f64 / 1e9 / cost.seconds)).collect();
-        let idle = Idle { gateway_rss_bytes: rss_bytes, cores };
+        let cores = cost
+            .cpu_ns
+            .iter()
+            .map(|(name, ns)| (name.clone(), *ns as f64 / 1e9 / cost.seconds))
+            .collect();
+        let idle = Idle {
+            gateway_rss_bytes: rss_bytes,
+            cores,
+        };
         let answer = folder.join("answer.json");
         std::fs::write(&answer, one_answer(&mesh).await?).context("cannot write the answer")?;
         let own = std::env::current_exe().context("this program does not know where it is")?;
         let mut command = Command::new(&own);
         command.arg("serve-bare").arg("--answer").arg(&answer);
         let mut bare = Process::start("bare axum", command, folder)?;
-        let bare_address = bare.first_line().await?.parse().context("the bare server tells no address")?;
-        let nats =
-            NatsServer::start("nats-server, bare", &find_program(args.programs.nats_server.as_deref()), folder).await?;
+        let bare_address = bare
+            .first_line()
+            .await?
+            .parse()
+            .context("the bare server tells no address")?;
+        let nats = NatsServer::start(
+            "nats-server, bare",
+            &find_program(args.programs.nats_server.as_deref()),
+            folder,
+        )
+        .await?;
         let mut command = Command::new(&own);
         command.arg("serve-nats").env(URL_VARIABLE, &nats.url);
         let mut echo = Process::start("echo on NATS", command, folder)?;
         echo.first_line().await?;
-        let client = async_nats::connect(&nats.url).await.context("cannot connect to the bare broker")?;
+        let client = async_nats::connect(&nats.url)
+            .await
+            .context("cannot connect to the bare broker")?;
         for process in [&bare, &nats.process, &echo] {
             probe.watch(&process.name, process.pid);
         }
-        Ok(Self { mesh, bare, bare_address, nats, echo, client, probe, idle })
+        Ok(Self {
+            mesh,
+            bare,
+            bare_address,
+            nats,
+            echo,
+            client,
+            probe,
+            idle,
+        })
     }
 
-    async fn measure(&self, kind: Kind, connections: usize, scenario: &Scenario) -> anyhow::Result<Run> {
+    async fn measure(
+        &self,
+        kind: Kind,
+        connections: usize,
+        scenario: &Scenario,
+    ) -> anyhow::Result<Run> {
         let times = scenario.times();
         let (address, key, input) = match kind {
-            Kind::Core => return nats_load::measure(&self.client, Loop::Core, connections, times, &self.probe).await,
-            Kind::Queue => return nats_load::measure(&self.client, Loop::Queue, connections, times, &self.probe).await,
+            Kind::Core => {
+                return nats_load::measure(
+                    &self.client,
+                    Loop::Core,
+                    connections,
+                    times,
+                    &self.probe,
+                )
+                .await;
+            }
+            Kind::Queue => {
+                return nats_load::measure(
+                    &self.client,
+                    Loop::Queue,
+                    connections,
+                    times,
+                    &self.probe,
+                )
+                .await;
+            }
             // The same bytes as the mesh gets.
             Kind::Bare => (self.bare_address, &self.mesh.key, InputKind::Unique),
             Kind::Mesh => (self.mesh.gateway, &self.mesh.key, InputKind::Unique),
@@ -202,7 +278,17 @@ impl Stage {
             Kind::Hit => (self.mesh.gateway, &self.mesh.key, InputKind::Same),
         };
         let request = Request::embedding(&self.mesh.gateway.to_string(), key, MODEL);
-        http_load::measure(&Load { address, request, input, connections }, times, &self.probe).await
+        http_load::measure(
+            &Load {
+                address,
+                request,
+                input,
+                connections,
+            },
+            times,
+            &self.probe,
+        )
+        .await
     }
 
     /// Sends identical requests at once, in rounds, and counts what was computed.
@@ -222,13 +308,24 @@ impl Stage {
             }
             for connection in &mut connections {
                 let answer = connection.receive().await?;
-                ensure!(answer.status == 200, "one of the identical requests got status {}", answer.status);
-                let source = answer.header("x-portalis-cache").unwrap_or("none").to_owned();
+                ensure!(
+                    answer.status == 200,
+                    "one of the identical requests got status {}",
+                    answer.status
+                );
+                let source = answer
+                    .header("x-portalis-cache")
+                    .unwrap_or("none")
+                    .to_owned();
                 *sources.entry(source).or_default() += 1;
             }
             executions.push(self.mesh.executions().await? - before);
         }
-        Ok(Identical { at_once: scenario.identical, executions, sources })
+        Ok(Identical {
+            at_once: scenario.identical,
+            executions,
+            sources,
+        })
     }
 
     async fn stop(self) {
@@ -245,7 +342,12 @@ async fn one_answer(mesh: &Mesh) -> anyhow::Result<Vec<u8>> {
     request.renew();
     let mut connection = Connection::open(mesh.gateway).await?;
     let answer = connection.exchange(request.bytes()).await?;
-    ensure!(answer.status == 200, "the mesh answers {}: {}", answer.status, String::from_utf8_lossy(answer.body));
+    ensure!(
+        answer.status == 200,
+        "the mesh answers {}: {}",
+        answer.status,
+        String::from_utf8_lossy(answer.body)
+    );
     Ok(answer.body.to_vec())
 }
 
@@ -254,14 +356,22 @@ fn row(kind: Kind, connections: usize, runs: &[Run]) -> Row {
     let over = |value: &dyn Fn(&Run) -> f64| median(&runs.iter().map(value).collect::<Vec<f64>>());
     let requests = |run: &Run| run.seen.latencies_ns.len() as f64;
     let quantile = |run: &Run, at: f64| run.seen.latencies_ns.value_at_quantile(at) as f64 / 1e3;
-    let names = runs.first().map(|run| run.cost.cpu_ns.as_slice()).unwrap_or_default();
+    let names = runs
+        .first()
+        .map(|run| run.cost.cpu_ns.as_slice())
+        .unwrap_or_default();
     let cpu = |place: usize| over(&|run| run.cost.cpu_ns[place].1 as f64 / 1e3 / requests(run));
     let mut failures: BTreeMap<u16, u64> = BTreeMap::new();
     for (status, count) in runs.iter().flat_map(|run| &run.seen.failures) {
         *failures.entry(*status).or_default() += count;
     }
-    let rates: Vec<f64> = runs.iter().map(|run| requests(run) / run.cost.seconds).collect();
-    let spread = rates.iter().fold((f64::MAX, 0.0_f64), |(low, high), rate| (low.min(*rate), high.max(*rate)));
+    let rates: Vec<f64> = runs
+        .iter()
+        .map(|run| requests(run) / run.cost.seconds)
+        .collect();
+    let spread = rates.iter().fold((f64::MAX, 0.0_f64), |(low, high), rate| {
+        (low.min(*rate), high.max(*rate))
+    });
     Row {
         kind,
         connections,
@@ -270,9 +380,16 @@ fn row(kind: Kind, connections: usize, runs: &[Run]) -> Row {
         per_second_range: spread,
         p50_us: over(&|run| quantile(run, 0.5)),
         p99_us: over(&|run| quantile(run, 0.99)),
-        cpu_us: names.iter().enumerate().map(|(place, (name, _))| (name.clone(), cpu(place))).collect(),
+        cpu_us: names
+            .iter()
+            .enumerate()
+            .map(|(place, (name, _))| (name.clone(), cpu(place)))
+            .collect(),
         foreign_cores: over(&|run| run.cost.foreign_cores),
-        foreign_cores_max: runs.iter().map(|run| run.cost.foreign_cores).fold(0.0, f64::max),
+        foreign_cores_max: runs
+            .iter()
+            .map(|run| run.cost.foreign_cores)
+            .fold(0.0, f64::max),
         failures,
     }
 }

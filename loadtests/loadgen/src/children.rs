@@ -35,14 +35,29 @@ impl Process {
     pub fn start(name: &str, mut command: Command, folder: &Path) -> anyhow::Result<Self> {
         let log = folder.join(format!("{name}.log"));
         let file = File::create(&log).with_context(|| format!("cannot write {}", log.display()))?;
-        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(file).kill_on_drop(true);
+        command
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(file)
+            .kill_on_drop(true);
         // Of its own, so that Ctrl-C reaches only us and children end in order.
         command.process_group(0);
         end_with_parent(&mut command);
-        let program = command.as_std().get_program().to_string_lossy().into_owned();
-        let child = command.spawn().with_context(|| format!("cannot start {program}"))?;
+        let program = command
+            .as_std()
+            .get_program()
+            .to_string_lossy()
+            .into_owned();
+        let child = command
+            .spawn()
+            .with_context(|| format!("cannot start {program}"))?;
         let pid = child.id().context("the process has no number")?;
-        Ok(Self { name: name.to_owned(), pid, child, log })
+        Ok(Self {
+            name: name.to_owned(),
+            pid,
+            child,
+            log,
+        })
     }
 
     /// The first line that it prints.
@@ -50,7 +65,11 @@ impl Process {
     /// # Errors
     /// When it ends or is silent.
     pub async fn first_line(&mut self) -> anyhow::Result<String> {
-        let output = self.child.stdout.take().context("the output was read already")?;
+        let output = self
+            .child
+            .stdout
+            .take()
+            .context("the output was read already")?;
         let mut line = String::new();
         let mut reader = BufReader::new(output);
         let read = tokio::time::timeout(LINE_TIMEOUT, reader.read_line(&mut line)).await;
@@ -80,7 +99,11 @@ impl Process {
     /// Sends a signal.
     pub fn signal(&self, signal: libc::c_int) {
         // No number means that it has ended and was waited for: the number may be somebody else's by now.
-        let Some(pid) = self.child.id().and_then(|pid| libc::pid_t::try_from(pid).ok()) else {
+        let Some(pid) = self
+            .child
+            .id()
+            .and_then(|pid| libc::pid_t::try_from(pid).ok())
+        else {
             return;
         };
         // SAFETY: a plain system call; the child was not waited for yet, so the number is still its own.
@@ -95,7 +118,9 @@ impl Process {
     /// When it does not come in time.
     pub async fn wait(&mut self, limit: Duration) -> anyhow::Result<std::process::ExitStatus> {
         let ended = tokio::time::timeout(limit, self.child.wait()).await;
-        ended.with_context(|| format!("{} does not end within {} s", self.name, limit.as_secs()))?.context("cannot wait")
+        ended
+            .with_context(|| format!("{} does not end within {} s", self.name, limit.as_secs()))?
+            .context("cannot wait")
     }
 
     /// Ends it in order, else by force.
@@ -113,7 +138,12 @@ fn end_with_parent(command: &mut Command) {
     let parent = std::process::id();
     let set = move || {
         // SAFETY: plain system calls without pointers, allowed between fork and exec.
-        let (set, parent_now) = unsafe { (libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL), libc::getppid()) };
+        let (set, parent_now) = unsafe {
+            (
+                libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL),
+                libc::getppid(),
+            )
+        };
         if set != 0 {
             return Err(io::Error::last_os_error());
         }

@@ -49,7 +49,11 @@ impl Connection {
     pub async fn open(address: SocketAddr) -> io::Result<Self> {
         let stream = TcpStream::connect(address).await?;
         stream.set_nodelay(true)?;
-        Ok(Self { stream, buffer: vec![0; BUFFER_BYTES], filled: 0 })
+        Ok(Self {
+            stream,
+            buffer: vec![0; BUFFER_BYTES],
+            filled: 0,
+        })
     }
 
     /// Sends a request and reads its answer.
@@ -67,7 +71,10 @@ impl Connection {
     /// When the connection has ended.
     pub async fn send(&mut self, request: &[u8]) -> anyhow::Result<()> {
         self.filled = 0;
-        self.stream.write_all(request).await.context("cannot send the request")
+        self.stream
+            .write_all(request)
+            .await
+            .context("cannot send the request")
     }
 
     /// Reads the answer to the one request that was sent.
@@ -87,24 +94,43 @@ impl Connection {
         let status = status(head)?;
         let length: usize = match header(head, b"content-length") {
             Some(length) => length.parse().context("content-length is no number")?,
-            None => bail!("status {status} without content-length: this client reads no other answers"),
+            None => {
+                bail!("status {status} without content-length: this client reads no other answers")
+            }
         };
-        let whole = head_end.checked_add(length).filter(|whole| *whole <= ANSWER_BYTES_MAX);
+        let whole = head_end
+            .checked_add(length)
+            .filter(|whole| *whole <= ANSWER_BYTES_MAX);
         let whole = whole.with_context(|| format!("an answer of {length} bytes is too large"))?;
         while self.filled < whole {
             self.read_more(whole - self.filled).await?;
         }
-        ensure!(self.filled == whole, "{} bytes follow the answer", self.filled - whole);
-        Ok(Answer { status, head: &self.buffer[..head_end], body: &self.buffer[head_end..whole] })
+        ensure!(
+            self.filled == whole,
+            "{} bytes follow the answer",
+            self.filled - whole
+        );
+        Ok(Answer {
+            status,
+            head: &self.buffer[..head_end],
+            body: &self.buffer[head_end..whole],
+        })
     }
 
     async fn read_more(&mut self, wanted: usize) -> anyhow::Result<()> {
         let room = self.filled + wanted;
         if self.buffer.len() < room {
-            ensure!(room <= ANSWER_BYTES_MAX, "the head of the answer does not end");
+            ensure!(
+                room <= ANSWER_BYTES_MAX,
+                "the head of the answer does not end"
+            );
             self.buffer.resize(room.max(self.buffer.len() * 2), 0);
         }
-        let read = self.stream.read(&mut self.buffer[self.filled..]).await.context("cannot read the answer")?;
+        let read = self
+            .stream
+            .read(&mut self.buffer[self.filled..])
+            .await
+            .context("cannot read the answer")?;
         ensure!(read > 0, "the server closed the connection");
         self.filled += read;
         Ok(())
@@ -113,20 +139,29 @@ impl Connection {
 
 /// The first byte after the empty line, searched from a position on.
 fn end_of_head(bytes: &[u8], from: usize) -> Option<usize> {
-    bytes.get(from..)?.windows(4).position(|window| window == b"\r\n\r\n").map(|at| from + at + 4)
+    bytes
+        .get(from..)?
+        .windows(4)
+        .position(|window| window == b"\r\n\r\n")
+        .map(|at| from + at + 4)
 }
 
 fn status(head: &[u8]) -> anyhow::Result<u16> {
-    let digits = head.strip_prefix(b"HTTP/1.1 ").and_then(|rest| rest.get(..3));
+    let digits = head
+        .strip_prefix(b"HTTP/1.1 ")
+        .and_then(|rest| rest.get(..3));
     let text = digits.and_then(|digits| std::str::from_utf8(digits).ok());
-    text.and_then(|text| text.parse().ok()).context("the server does not speak HTTP/1.1")
+    text.and_then(|text| text.parse().ok())
+        .context("the server does not speak HTTP/1.1")
 }
 
 fn header<'a>(head: &'a [u8], name: &[u8]) -> Option<&'a str> {
     let lines = head.split(|byte| *byte == b'\n').skip(1);
     for line in lines {
         if line.get(name.len()) == Some(&b':') && line[..name.len()].eq_ignore_ascii_case(name) {
-            return std::str::from_utf8(&line[name.len() + 1..]).ok().map(str::trim);
+            return std::str::from_utf8(&line[name.len() + 1..])
+                .ok()
+                .map(str::trim);
         }
     }
     None
@@ -139,7 +174,9 @@ mod tests {
     use super::*;
 
     /// The answers of a server that sends these pieces, each on its own.
-    async fn answer_of(pieces: &'static [&'static str]) -> Result<(u16, Option<String>, String), String> {
+    async fn answer_of(
+        pieces: &'static [&'static str],
+    ) -> Result<(u16, Option<String>, String), String> {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let server = tokio::spawn(async move {
@@ -157,7 +194,11 @@ mod tests {
         let answer = answer
             .map(|answer| {
                 let body = String::from_utf8(answer.body.to_vec()).unwrap();
-                (answer.status, answer.header("X-Two").map(str::to_owned), body)
+                (
+                    answer.status,
+                    answer.header("X-Two").map(str::to_owned),
+                    body,
+                )
             })
             .map_err(|error| format!("{error:#}"));
         server.await.unwrap();
@@ -167,7 +208,13 @@ mod tests {
     #[tokio::test]
     async fn answers_are_read_whole_however_they_are_cut() {
         let whole = &["HTTP/1.1 200 OK\r\nContent-Length: 5\r\nx-two:  b \r\n\r\nhello"];
-        let cut = &["HTTP/1.1 200 O", "K\r\nContent-Length: 5\r", "\nx-two: b\r\n\r", "\nhe", "llo"];
+        let cut = &[
+            "HTTP/1.1 200 O",
+            "K\r\nContent-Length: 5\r",
+            "\nx-two: b\r\n\r",
+            "\nhe",
+            "llo",
+        ];
         let expected = Ok((200, Some("b".to_owned()), "hello".to_owned()));
         assert_eq!(answer_of(whole).await, expected);
         assert_eq!(answer_of(cut).await, expected);
@@ -180,8 +227,23 @@ mod tests {
         let ended = &["HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nhel"];
         assert!(answer_of(ended).await.unwrap_err().contains("closed"));
         let chunked = &["HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n"];
-        assert!(answer_of(chunked).await.unwrap_err().contains("without content-length"));
-        assert!(answer_of(&["SSH-2.0\r\n\r\n"]).await.unwrap_err().contains("HTTP/1.1"));
-        assert!(answer_of(&["HTTP/1.1 200 OK\r\ncontent-length: 1\r\n\r\nab"]).await.unwrap_err().contains("follow"));
+        assert!(
+            answer_of(chunked)
+                .await
+                .unwrap_err()
+                .contains("without content-length")
+        );
+        assert!(
+            answer_of(&["SSH-2.0\r\n\r\n"])
+                .await
+                .unwrap_err()
+                .contains("HTTP/1.1")
+        );
+        assert!(
+            answer_of(&["HTTP/1.1 200 OK\r\ncontent-length: 1\r\n\r\nab"])
+                .await
+                .unwrap_err()
+                .contains("follow")
+        );
     }
 }

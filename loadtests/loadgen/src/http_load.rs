@@ -41,13 +41,19 @@ impl Request {
             body.len()
         );
         let input_at = head.len() + start.len();
-        Self { bytes: [head, body].concat().into_bytes(), input_at }
+        Self {
+            bytes: [head, body].concat().into_bytes(),
+            input_at,
+        }
     }
 
     /// Gives it an input that no request had before.
     pub fn renew(&mut self) {
         let mut number = NEXT_INPUT.fetch_add(1, Ordering::Relaxed);
-        for digit in self.bytes[self.input_at..self.input_at + DIGITS].iter_mut().rev() {
+        for digit in self.bytes[self.input_at..self.input_at + DIGITS]
+            .iter_mut()
+            .rev()
+        {
             *digit = b"0123456789abcdef"[(number & 15) as usize];
             number >>= 4;
         }
@@ -92,9 +98,16 @@ pub async fn measure(load: &Load, times: Times, probe: &Probe) -> anyhow::Result
     let mut callers = JoinSet::new();
     for _ in 0..load.connections {
         let connection = Connection::open(load.address).await;
-        let connection = connection.with_context(|| format!("cannot connect to {}", load.address))?;
+        let connection =
+            connection.with_context(|| format!("cannot connect to {}", load.address))?;
         let (request, input) = (load.request.clone(), load.input);
-        callers.spawn(call(connection, request, input, Arc::clone(&recorder), Arc::clone(&stop)));
+        callers.spawn(call(
+            connection,
+            request,
+            input,
+            Arc::clone(&recorder),
+            Arc::clone(&stop),
+        ));
     }
     let window = async {
         tokio::time::sleep(times.warm_up).await;
@@ -102,7 +115,10 @@ pub async fn measure(load: &Load, times: Times, probe: &Probe) -> anyhow::Result
         recorder.open();
         tokio::time::sleep(times.window).await;
         let seen = recorder.close();
-        anyhow::Ok(Run { seen, cost: probe.since(&begin)? })
+        anyhow::Ok(Run {
+            seen,
+            cost: probe.since(&begin)?,
+        })
     };
     let run = tokio::select! {
         run = window => run?,
@@ -115,11 +131,15 @@ pub async fn measure(load: &Load, times: Times, probe: &Probe) -> anyhow::Result
     // Answers are awaited: a connection that is cut would make the server cancel work in the next window.
     let finish = async {
         while let Some(ended) = callers.join_next().await {
-            ended.context("a caller panicked")?.context("a connection failed")?;
+            ended
+                .context("a caller panicked")?
+                .context("a connection failed")?;
         }
         anyhow::Ok(())
     };
-    tokio::time::timeout(ANSWER_TIMEOUT, finish).await.context("answers are still missing after the window")??;
+    tokio::time::timeout(ANSWER_TIMEOUT, finish)
+        .await
+        .context("answers are still missing after the window")??;
     Ok(run)
 }
 

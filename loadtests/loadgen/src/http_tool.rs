@@ -17,13 +17,22 @@ use crate::scenario::Times;
 pub async fn run(args: HttpArgs) -> anyhow::Result<()> {
     ensure!(args.connections > 0, "--connections is 1 or more");
     let seconds = |name: &str, value: f64| {
-        Duration::try_from_secs_f64(value).with_context(|| format!("--{name} {value} is no number of seconds"))
+        Duration::try_from_secs_f64(value)
+            .with_context(|| format!("--{name} {value} is no number of seconds"))
     };
-    let times = Times { warm_up: seconds("warm-up", args.warm_up)?, window: seconds("duration", args.duration)? };
+    let times = Times {
+        warm_up: seconds("warm-up", args.warm_up)?,
+        window: seconds("duration", args.duration)?,
+    };
     ensure!(!times.window.is_zero(), "--duration is above 0");
     let authority = authority(&args.url)?;
-    let address = tokio::net::lookup_host(&authority).await.with_context(|| format!("cannot find {authority}"))?;
-    let address = address.into_iter().next().with_context(|| format!("{authority} has no address"))?;
+    let address = tokio::net::lookup_host(&authority)
+        .await
+        .with_context(|| format!("cannot find {authority}"))?;
+    let address = address
+        .into_iter()
+        .next()
+        .with_context(|| format!("{authority} has no address"))?;
     let load = Load {
         address,
         request: Request::embedding(&authority, &args.key, &args.model),
@@ -43,7 +52,11 @@ pub async fn run(args: HttpArgs) -> anyhow::Result<()> {
         println!("{report}");
         return Ok(());
     }
-    println!("{} answers in {:.1} s: {per_second:.0} requests/s", latencies.len(), run.cost.seconds);
+    println!(
+        "{} answers in {:.1} s: {per_second:.0} requests/s",
+        latencies.len(),
+        run.cost.seconds
+    );
     println!(
         "latency p50 {:.0} us, p90 {:.0} us, p99 {:.0} us, longest {:.0} us",
         micros(0.5),
@@ -64,8 +77,14 @@ fn authority(url: &str) -> anyhow::Result<String> {
     };
     let authority = rest.split('/').next().unwrap_or_default();
     ensure!(!authority.is_empty(), "--url {url} names no host");
-    let has_port = authority.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok());
-    Ok(if has_port { authority.to_owned() } else { format!("{authority}:80") })
+    let has_port = authority
+        .rsplit_once(':')
+        .is_some_and(|(_, port)| port.parse::<u16>().is_ok());
+    Ok(if has_port {
+        authority.to_owned()
+    } else {
+        format!("{authority}:80")
+    })
 }
 
 #[cfg(test)]
@@ -74,7 +93,10 @@ mod tests {
 
     #[test]
     fn base_urls_name_host_and_port() {
-        assert_eq!(authority("http://127.0.0.1:8000/v1").unwrap(), "127.0.0.1:8000");
+        assert_eq!(
+            authority("http://127.0.0.1:8000/v1").unwrap(),
+            "127.0.0.1:8000"
+        );
         assert_eq!(authority("http://mesh").unwrap(), "mesh:80");
         assert!(authority("https://mesh").is_err() && authority("http:///v1").is_err());
     }

@@ -42,13 +42,19 @@ pub fn run(cli: Cli) -> anyhow::Result<()> {
 }
 
 fn alone<F: Future<Output = anyhow::Result<()>>>(work: F) -> anyhow::Result<()> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start the runtime")?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("cannot start the runtime")?;
     runtime.block_on(work)
 }
 
 /// As the gateway runs: one thread per core.
 fn in_threads<F: Future<Output = anyhow::Result<()>>>(work: F) -> anyhow::Result<()> {
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start the runtime")?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .context("cannot start the runtime")?;
     runtime.block_on(work)
 }
 

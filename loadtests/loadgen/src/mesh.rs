@@ -33,7 +33,10 @@ const READY_POLL: Duration = Duration::from_millis(20);
 /// Longest wait for auth to make a key.
 const KEY_TIMEOUT: Duration = Duration::from_secs(5);
 /// A limit that is checked but never reached: 100,000 requests a second.
-const LIMIT: RequestLimit = RequestLimit { per_minute: 6_000_000, burst: 600_000 };
+const LIMIT: RequestLimit = RequestLimit {
+    per_minute: 6_000_000,
+    burst: 600_000,
+};
 
 /// A service and what this benchmark sets; all other keys keep the defaults of its `default.toml`.
 struct Service {
@@ -64,7 +67,10 @@ pub fn bin_dir(named: Option<&Path>) -> anyhow::Result<PathBuf> {
         return Ok(named.to_owned());
     }
     let own = std::env::current_exe().context("this program does not know where it is")?;
-    Ok(own.parent().context("this program has no folder")?.to_owned())
+    Ok(own
+        .parent()
+        .context("this program has no folder")?
+        .to_owned())
 }
 
 impl Mesh {
@@ -75,7 +81,12 @@ impl Mesh {
     pub async fn start(programs: &Programs, folder: &Path) -> anyhow::Result<Self> {
         let folder = folder.join("mesh");
         std::fs::create_dir_all(&folder).context("cannot make a folder")?;
-        let nats = NatsServer::start(BROKER, &find_program(programs.nats_server.as_deref()), &folder).await?;
+        let nats = NatsServer::start(
+            BROKER,
+            &find_program(programs.nats_server.as_deref()),
+            &folder,
+        )
+        .await?;
         let bin_dir = bin_dir(programs.bin_dir.as_deref())?;
         let gateway = local(free_port()?);
         let (mut services, mut ops) = (Vec::new(), Vec::new());
@@ -84,20 +95,36 @@ impl Mesh {
             services.push(launch(&service, &bin_dir, &nats.url, address, &folder)?);
             ops.push((service.name, address));
         }
-        let worker_ops = ops.iter().find(|(name, _)| *name == WORKER).context("no worker")?.1;
-        let mut mesh =
-            Self { gateway, key: String::new(), limited_key: String::new(), nats, services, worker_ops };
+        let worker_ops = ops
+            .iter()
+            .find(|(name, _)| *name == WORKER)
+            .context("no worker")?
+            .1;
+        let mut mesh = Self {
+            gateway,
+            key: String::new(),
+            limited_key: String::new(),
+            nats,
+            services,
+            worker_ops,
+        };
         for (name, address) in &ops {
             mesh.wait_ready(name, *address, "/health/ready").await?;
         }
-        mesh.wait_ready(GATEWAY, gateway, "/v1/health/ready").await?;
+        mesh.wait_ready(GATEWAY, gateway, "/v1/health/ready")
+            .await?;
         let bus = Bus::connect(&BusConfig::for_url(&mesh.nats.url), "loadgen", None).await?;
         mesh.key = make_key(&bus, "bench", None).await?;
         mesh.limited_key = make_key(&bus, "bench-limited", Some(LIMIT)).await?;
         Ok(mesh)
     }
 
-    async fn wait_ready(&mut self, name: &str, address: SocketAddr, path: &str) -> anyhow::Result<()> {
+    async fn wait_ready(
+        &mut self,
+        name: &str,
+        address: SocketAddr,
+        path: &str,
+    ) -> anyhow::Result<()> {
         let deadline = Instant::now() + READY_TIMEOUT;
         loop {
             for service in &mut self.services {
@@ -115,7 +142,9 @@ impl Mesh {
 
     /// Names and numbers of all its processes.
     pub fn processes(&self) -> impl Iterator<Item = (&str, u32)> {
-        std::iter::once(&self.nats.process).chain(&self.services).map(|process| (process.name.as_str(), process.pid))
+        std::iter::once(&self.nats.process)
+            .chain(&self.services)
+            .map(|process| (process.name.as_str(), process.pid))
     }
 
     /// Number of one of its processes.
@@ -124,7 +153,9 @@ impl Mesh {
     /// When there is none of that name.
     pub fn pid(&self, name: &str) -> anyhow::Result<u32> {
         let found = self.processes().find(|(known, _)| *known == name);
-        found.map(|(_, pid)| pid).with_context(|| format!("no process {name}"))
+        found
+            .map(|(_, pid)| pid)
+            .with_context(|| format!("no process {name}"))
     }
 
     /// How many requests its worker has computed so far.
@@ -134,7 +165,11 @@ impl Mesh {
     pub async fn executions(&self) -> anyhow::Result<u64> {
         let (status, text) = get(self.worker_ops, "/metrics").await?;
         ensure!(status == 200, "the worker's metrics answer {status}");
-        Ok(counter(&text, "batch_processing_requests_total", "outcome=\"done\""))
+        Ok(counter(
+            &text,
+            "batch_processing_requests_total",
+            "outcome=\"done\"",
+        ))
     }
 
     /// Ends it in order: the services while there is a broker, then the broker.
@@ -159,29 +194,56 @@ fn plan(gateway: SocketAddr, folder: &Path) -> Vec<Service> {
     vec![
         service("auth", vec![format!("store.path={}", file("auth.sqlite3"))]),
         service("cache", Vec::new()),
-        service("cost-accounting", vec![format!("ledger.path={}", file("ledger.db"))]),
+        service(
+            "cost-accounting",
+            vec![format!("ledger.path={}", file("ledger.db"))],
+        ),
         service("autoscaler", Vec::new()),
-        service(WORKER, vec!["model.engine=echo".to_owned(), format!("model.name={MODEL}")]),
+        service(
+            WORKER,
+            vec![
+                "model.engine=echo".to_owned(),
+                format!("model.name={MODEL}"),
+            ],
+        ),
         service(GATEWAY, vec![format!("http.address={gateway}")]),
     ]
 }
 
-fn launch(service: &Service, bin_dir: &Path, url: &str, ops: SocketAddr, folder: &Path) -> anyhow::Result<Process> {
+fn launch(
+    service: &Service,
+    bin_dir: &Path,
+    url: &str,
+    ops: SocketAddr,
+    folder: &Path,
+) -> anyhow::Result<Process> {
     let program = bin_dir.join(format!("portalis-{}", service.name));
-    ensure!(program.is_file(), "{} is missing: build it with cargo build --release", program.display());
+    ensure!(
+        program.is_file(),
+        "{} is missing: build it with cargo build --release",
+        program.display()
+    );
     let mut command = Command::new(&program);
     // What somebody set in a shell must not change what is measured.
-    for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("PORTALIS__")) {
+    for (name, _) in
+        std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("PORTALIS__"))
+    {
         command.env_remove(name);
     }
-    command.env("PORTALIS__BUS__URL", url).env("PORTALIS__PROCESS__OPS_ADDRESS", ops.to_string());
+    command
+        .env("PORTALIS__BUS__URL", url)
+        .env("PORTALIS__PROCESS__OPS_ADDRESS", ops.to_string());
     for setting in &service.settings {
         command.arg("--set").arg(setting);
     }
     Process::start(service.name, command, folder)
 }
 
-async fn make_key(bus: &Bus, name: &str, request_limit: Option<RequestLimit>) -> anyhow::Result<String> {
+async fn make_key(
+    bus: &Bus,
+    name: &str,
+    request_limit: Option<RequestLimit>,
+) -> anyhow::Result<String> {
     let question = CreateKey {
         // Tenants of their own: the queue's share per tenant is not split between the rows.
         tenant: name.to_owned(),
@@ -193,7 +255,14 @@ async fn make_key(bus: &Bus, name: &str, request_limit: Option<RequestLimit>) ->
         expires_at_ms: None,
     };
     let body = wire::encode(&question)?;
-    let answer = bus.request(&subjects::keys("create"), Headers::new(), body.into(), KEY_TIMEOUT).await?;
+    let answer = bus
+        .request(
+            &subjects::keys("create"),
+            Headers::new(),
+            body.into(),
+            KEY_TIMEOUT,
+        )
+        .await?;
     match wire::decode(&answer.payload)? {
         KeysReply::Created { key, .. } => Ok(key),
         other => bail!("auth made no key: {other:?}"),
@@ -208,13 +277,20 @@ pub async fn get(address: SocketAddr, path: &str) -> anyhow::Result<(u16, String
     let mut connection = Connection::open(address).await?;
     let request = format!("GET {path} HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\n\r\n");
     let exchange = connection.exchange(request.as_bytes());
-    let answer = tokio::time::timeout(KEY_TIMEOUT, exchange).await.context("no answer")??;
-    Ok((answer.status, String::from_utf8_lossy(answer.body).into_owned()))
+    let answer = tokio::time::timeout(KEY_TIMEOUT, exchange)
+        .await
+        .context("no answer")??;
+    Ok((
+        answer.status,
+        String::from_utf8_lossy(answer.body).into_owned(),
+    ))
 }
 
 /// Sum of a counter's values over all series whose labels hold a text.
 fn counter(metrics: &str, name: &str, label: &str) -> u64 {
-    let series = metrics.lines().filter(|line| line.starts_with(name) && line.contains(label));
+    let series = metrics
+        .lines()
+        .filter(|line| line.starts_with(name) && line.contains(label));
     let values = series.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok());
     values.map(|value| value as u64).sum()
 }

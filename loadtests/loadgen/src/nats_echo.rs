@@ -35,11 +35,17 @@ const NEXT: &str = "$JS.API.CONSUMER.MSG.NEXT.LOADGEN.worker";
 pub async fn serve() -> anyhow::Result<()> {
     let url = std::env::var(URL_VARIABLE).with_context(|| format!("{URL_VARIABLE} is not set"))?;
     make_queue(&url).await?;
-    let client = async_nats::connect(&url).await.context("cannot connect to the broker")?;
+    let client = async_nats::connect(&url)
+        .await
+        .context("cannot connect to the broker")?;
     let mut requests = client.subscribe(CORE_SUBJECT).await?;
     let inbox = client.new_inbox();
     let mut jobs = client.subscribe(inbox.clone()).await?;
-    let mut pulls = Pulls { client: client.clone(), inbox: inbox.into(), credits: 0 };
+    let mut pulls = Pulls {
+        client: client.clone(),
+        inbox: inbox.into(),
+        credits: 0,
+    };
     pulls.refill().await?;
     client.flush().await?;
     writeln!(std::io::stdout(), "ready")?;
@@ -97,14 +103,25 @@ impl Pulls {
             Some(ack) => {
                 self.credits = self.credits.saturating_sub(1);
                 let headers = job.headers.as_ref();
-                let reply = headers.and_then(|headers| headers.get(REPLY_HEADER)).context("work without a reply header")?;
-                self.client.publish(reply.as_str().to_owned(), job.payload).await?;
-                self.client.publish(ack, Bytes::from_static(b"+ACK")).await?;
+                let reply = headers
+                    .and_then(|headers| headers.get(REPLY_HEADER))
+                    .context("work without a reply header")?;
+                self.client
+                    .publish(reply.as_str().to_owned(), job.payload)
+                    .await?;
+                self.client
+                    .publish(ack, Bytes::from_static(b"+ACK"))
+                    .await?;
             }
             // A pull has ended; the broker says what is left of it.
             None => {
-                let left = job.headers.as_ref().and_then(|headers| headers.get("Nats-Pending-Messages"));
-                let left = left.and_then(|left| left.as_str().parse().ok()).unwrap_or(0);
+                let left = job
+                    .headers
+                    .as_ref()
+                    .and_then(|headers| headers.get("Nats-Pending-Messages"));
+                let left = left
+                    .and_then(|left| left.as_str().parse().ok())
+                    .unwrap_or(0);
                 self.credits = self.credits.saturating_sub(left);
             }
         }
@@ -118,7 +135,9 @@ impl Pulls {
         let batch = CREDITS - self.credits;
         self.credits = CREDITS;
         let ask = format!(r#"{{"batch":{batch},"expires":{EXPIRES_NS}}}"#);
-        self.client.publish_with_reply(NEXT, self.inbox.clone(), ask.into()).await?;
+        self.client
+            .publish_with_reply(NEXT, self.inbox.clone(), ask.into())
+            .await?;
         Ok(())
     }
 }

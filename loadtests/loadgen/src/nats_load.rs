@@ -42,13 +42,21 @@ struct Slots<'a> {
 ///
 /// # Errors
 /// When an answer is missing.
-pub async fn measure(client: &Client, way: Loop, in_flight: usize, times: Times, probe: &Probe) -> anyhow::Result<Run> {
+pub async fn measure(
+    client: &Client,
+    way: Loop,
+    in_flight: usize,
+    times: Times,
+    probe: &Probe,
+) -> anyhow::Result<Run> {
     let prefix = client.new_inbox();
     let answers = client.subscribe(format!("{prefix}.*")).await?;
     let mut slots = Slots {
         client,
         way,
-        replies: (0..in_flight).map(|slot| format!("{prefix}.{slot}").into()).collect(),
+        replies: (0..in_flight)
+            .map(|slot| format!("{prefix}.{slot}").into())
+            .collect(),
         acknowledged: format!("{prefix}.a").into(),
         begun: vec![Instant::now(); in_flight],
         answers,
@@ -75,7 +83,10 @@ pub async fn measure(client: &Client, way: Loop, in_flight: usize, times: Times,
             }
             Some(begin) => {
                 let seen = recorder.close();
-                break Run { seen, cost: probe.since(begin)? };
+                break Run {
+                    seen,
+                    cost: probe.since(begin)?,
+                };
             }
         }
     };
@@ -91,12 +102,18 @@ impl Slots<'_> {
         let reply = self.replies[slot].clone();
         self.begun[slot] = Instant::now();
         match self.way {
-            Loop::Core => self.client.publish_with_reply(CORE_SUBJECT, reply, payload).await?,
+            Loop::Core => {
+                self.client
+                    .publish_with_reply(CORE_SUBJECT, reply, payload)
+                    .await?
+            }
             Loop::Queue => {
                 let mut headers = HeaderMap::new();
                 headers.insert(REPLY_HEADER, reply.as_str());
                 let acknowledged = self.acknowledged.clone();
-                self.client.publish_with_reply_and_headers(QUEUE_SUBJECT, acknowledged, headers, payload).await?;
+                self.client
+                    .publish_with_reply_and_headers(QUEUE_SUBJECT, acknowledged, headers, payload)
+                    .await?;
             }
         }
         Ok(())
@@ -106,7 +123,9 @@ impl Slots<'_> {
     async fn next(&mut self) -> anyhow::Result<usize> {
         loop {
             let message = tokio::time::timeout(STALL, self.answers.next()).await;
-            let message = message.context("the broker's answer is missing")?.context("the connection ended")?;
+            let message = message
+                .context("the broker's answer is missing")?
+                .context("the connection ended")?;
             if let Some(slot) = slot_of(&message)? {
                 return Ok(slot);
             }
@@ -116,10 +135,22 @@ impl Slots<'_> {
 
 /// The slot that a message answers, `None` for the stream's acknowledgement.
 fn slot_of(message: &Message) -> anyhow::Result<Option<usize>> {
-    let name = message.subject.as_str().rsplit('.').next().unwrap_or_default();
-    ensure!(message.status.is_none(), "nobody answers on the bare broker");
+    let name = message
+        .subject
+        .as_str()
+        .rsplit('.')
+        .next()
+        .unwrap_or_default();
+    ensure!(
+        message.status.is_none(),
+        "nobody answers on the bare broker"
+    );
     if name == "a" {
-        ensure!(message.payload.starts_with(br#"{"stream""#), "the stream refused: {:?}", message.payload);
+        ensure!(
+            message.payload.starts_with(br#"{"stream""#),
+            "the stream refused: {:?}",
+            message.payload
+        );
         return Ok(None);
     }
     Ok(Some(name.parse().context("an answer to nobody")?))

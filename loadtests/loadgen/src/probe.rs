@@ -47,13 +47,22 @@ impl Probe {
     /// Watches nothing but the load generator.
     #[must_use]
     pub fn new(cpus: Vec<usize>) -> Self {
-        let own = Watched { name: "loadgen".to_owned(), pid: std::process::id() };
-        Self { watched: vec![own], cpus }
+        let own = Watched {
+            name: "loadgen".to_owned(),
+            pid: std::process::id(),
+        };
+        Self {
+            watched: vec![own],
+            cpus,
+        }
     }
 
     /// Watches one more.
     pub fn watch(&mut self, name: &str, pid: u32) {
-        self.watched.push(Watched { name: name.to_owned(), pid });
+        self.watched.push(Watched {
+            name: name.to_owned(),
+            pid,
+        });
     }
 
     /// Now.
@@ -62,10 +71,19 @@ impl Probe {
     /// When a watched process has ended.
     pub fn now(&self) -> anyhow::Result<Moment> {
         let cpu = |process: &Watched| {
-            procfs::process_cpu_ns(process.pid).with_context(|| format!("{} has ended", process.name))
+            procfs::process_cpu_ns(process.pid)
+                .with_context(|| format!("{} has ended", process.name))
         };
-        let own_ns = self.watched.iter().map(cpu).collect::<anyhow::Result<_>>()?;
-        Ok(Moment { at: Instant::now(), own_ns, busy_ns: procfs::busy_ns(&self.cpus)? })
+        let own_ns = self
+            .watched
+            .iter()
+            .map(cpu)
+            .collect::<anyhow::Result<_>>()?;
+        Ok(Moment {
+            at: Instant::now(),
+            own_ns,
+            busy_ns: procfs::busy_ns(&self.cpus)?,
+        })
     }
 
     /// What lies between an earlier moment and now.
@@ -75,11 +93,23 @@ impl Probe {
     pub fn since(&self, before: &Moment) -> anyhow::Result<Cost> {
         let after = self.now()?;
         let seconds = after.at.duration_since(before.at).as_secs_f64();
-        let spent = before.own_ns.iter().zip(&after.own_ns).map(|(before, after)| after.saturating_sub(*before));
-        let cpu_ns: Vec<(String, u64)> =
-            self.watched.iter().map(|process| process.name.clone()).zip(spent).collect();
+        let spent = before
+            .own_ns
+            .iter()
+            .zip(&after.own_ns)
+            .map(|(before, after)| after.saturating_sub(*before));
+        let cpu_ns: Vec<(String, u64)> = self
+            .watched
+            .iter()
+            .map(|process| process.name.clone())
+            .zip(spent)
+            .collect();
         let own_ns: u64 = cpu_ns.iter().map(|(_, ns)| ns).sum();
         let busy_ns = after.busy_ns.saturating_sub(before.busy_ns);
-        Ok(Cost { seconds, cpu_ns, foreign_cores: busy_ns.saturating_sub(own_ns) as f64 / 1e9 / seconds })
+        Ok(Cost {
+            seconds,
+            cpu_ns,
+            foreign_cores: busy_ns.saturating_sub(own_ns) as f64 / 1e9 / seconds,
+        })
     }
 }

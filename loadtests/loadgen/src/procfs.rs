@@ -19,12 +19,18 @@ pub fn process_cpu_ns(pid: u32) -> io::Result<u64> {
     if failed != 0 {
         return Err(io::Error::from_raw_os_error(failed));
     }
-    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    let mut time = libc::timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
     // SAFETY: writes one timespec through a pointer to a live variable.
     if unsafe { libc::clock_gettime(clock, &raw mut time) } != 0 {
         return Err(io::Error::last_os_error());
     }
-    let (seconds, rest) = (u64::try_from(time.tv_sec).unwrap_or(0), u64::try_from(time.tv_nsec).unwrap_or(0));
+    let (seconds, rest) = (
+        u64::try_from(time.tv_sec).unwrap_or(0),
+        u64::try_from(time.tv_nsec).unwrap_or(0),
+    );
     Ok(seconds * 1_000_000_000 + rest)
 }
 
@@ -35,8 +41,15 @@ pub fn process_cpu_ns(pid: u32) -> io::Result<u64> {
 pub fn resident_bytes(pid: u32) -> anyhow::Result<u64> {
     let path = format!("/proc/{pid}/status");
     let status = fs::read_to_string(&path).with_context(|| format!("cannot read {path}"))?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("no VmRSS: the process has ended")?;
-    let kilobytes: u64 = line.trim().trim_end_matches(" kB").parse().context("VmRSS is no number")?;
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix("VmRSS:"))
+        .context("no VmRSS: the process has ended")?;
+    let kilobytes: u64 = line
+        .trim()
+        .trim_end_matches(" kB")
+        .parse()
+        .context("VmRSS is no number")?;
     Ok(kilobytes * 1_024)
 }
 
@@ -57,13 +70,19 @@ fn busy_ticks(stat: &str, cpus: &[usize]) -> u64 {
     let mut sum = 0;
     for line in stat.lines() {
         let mut words = line.split_whitespace();
-        let number = words.next().and_then(|name| name.strip_prefix("cpu")).and_then(|number| number.parse().ok());
+        let number = words
+            .next()
+            .and_then(|name| name.strip_prefix("cpu"))
+            .and_then(|number| number.parse().ok());
         if !number.is_some_and(|number| cpus.contains(&number)) {
             continue;
         }
         let ticks: Vec<u64> = words.map(|word| word.parse().unwrap_or(0)).collect();
         // user nice system idle iowait irq softirq steal; guest time is part of user time already.
-        sum += [0, 1, 2, 5, 6, 7].iter().filter_map(|at| ticks.get(*at)).sum::<u64>();
+        sum += [0, 1, 2, 5, 6, 7]
+            .iter()
+            .filter_map(|at| ticks.get(*at))
+            .sum::<u64>();
     }
     sum
 }
@@ -82,7 +101,10 @@ pub fn keep_to_cores(count: usize) -> io::Result<Vec<usize>> {
     }
     let limit = usize::try_from(libc::CPU_SETSIZE).unwrap_or(0);
     // SAFETY: the number is below the size of the set.
-    let cpus: Vec<usize> = (0..limit).filter(|cpu| unsafe { libc::CPU_ISSET(*cpu, &set) }).take(count).collect();
+    let cpus: Vec<usize> = (0..limit)
+        .filter(|cpu| unsafe { libc::CPU_ISSET(*cpu, &set) })
+        .take(count)
+        .collect();
     // SAFETY: as above.
     let mut kept: libc::cpu_set_t = unsafe { std::mem::zeroed() };
     for cpu in &cpus {
@@ -100,7 +122,9 @@ pub fn keep_to_cores(count: usize) -> io::Result<Vec<usize>> {
 #[must_use]
 pub fn machine() -> String {
     let cpuinfo = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    let model = cpuinfo.lines().find_map(|line| line.strip_prefix("model name")?.split_once(':'));
+    let model = cpuinfo
+        .lines()
+        .find_map(|line| line.strip_prefix("model name")?.split_once(':'));
     let model = model.map_or("unknown processor", |(_, name)| name.trim());
     let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
     format!("{model}, Linux {}", kernel.trim())
@@ -120,7 +144,8 @@ pub struct ProcessId {
 pub fn all_processes() -> BTreeMap<u32, (u32, ProcessId)> {
     let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
     let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
-    pids.filter_map(|pid| Some((pid, parent_and_start(pid)?))).collect()
+    pids.filter_map(|pid| Some((pid, parent_and_start(pid)?)))
+        .collect()
 }
 
 /// Whether this very process still runs; one that has ended and was not waited for does not.
@@ -148,10 +173,16 @@ pub fn tree_of(root: u32) -> Vec<ProcessId> {
     let mut tree: Vec<u32> = vec![root];
     let mut at = 0;
     while let Some(parent) = tree.get(at).copied() {
-        tree.extend(all.iter().filter(|(pid, (above, _))| *above == parent && **pid != parent).map(|(pid, _)| *pid));
+        tree.extend(
+            all.iter()
+                .filter(|(pid, (above, _))| *above == parent && **pid != parent)
+                .map(|(pid, _)| *pid),
+        );
         at += 1;
     }
-    tree.iter().filter_map(|pid| all.get(pid).map(|(_, process)| *process)).collect()
+    tree.iter()
+        .filter_map(|pid| all.get(pid).map(|(_, process)| *process))
+        .collect()
 }
 
 #[cfg(test)]
@@ -175,7 +206,13 @@ mod tests {
         }
         assert!(spun < u64::MAX && resident_bytes(own).unwrap() > 100_000);
         let tree = tree_of(own);
-        assert!(tree.iter().any(|process| process.pid == own && is_running(*process)));
-        assert!(!is_running(ProcessId { pid: own, started: 0 }));
+        assert!(
+            tree.iter()
+                .any(|process| process.pid == own && is_running(*process))
+        );
+        assert!(!is_running(ProcessId {
+            pid: own,
+            started: 0
+        }));
     }
 }

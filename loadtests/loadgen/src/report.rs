@@ -12,7 +12,15 @@ use crate::targets::targets;
 /// Load of others above which a run is not to be trusted, in CPU cores.
 const FOREIGN_CORES_MAX: f64 = 0.2;
 /// Processes of the mesh, in the order of the columns.
-const MESH: [&str; 7] = ["gateway", "nats-server", "gpu-worker", "cost-accounting", "auth", "cache", "autoscaler"];
+const MESH: [&str; 7] = [
+    "gateway",
+    "nats-server",
+    "gpu-worker",
+    "cost-accounting",
+    "auth",
+    "cache",
+    "autoscaler",
+];
 /// Processes of the baselines.
 const BASELINES: [&str; 3] = ["bare axum", "nats-server, bare", "echo on NATS"];
 
@@ -47,7 +55,10 @@ impl Row {
     /// CPU per request of one process.
     #[must_use]
     pub fn cpu_of(&self, name: &str) -> f64 {
-        self.cpu_us.iter().find(|(known, _)| known == name).map_or(0.0, |(_, us)| *us)
+        self.cpu_us
+            .iter()
+            .find(|(known, _)| known == name)
+            .map_or(0.0, |(_, us)| *us)
     }
 
     /// CPU per request of all processes of the mesh.
@@ -106,7 +117,9 @@ impl Report {
     /// One row.
     #[must_use]
     pub fn row(&self, kind: Kind, connections: usize) -> Option<&Row> {
-        self.rows.iter().find(|row| row.kind == kind && row.connections == connections)
+        self.rows
+            .iter()
+            .find(|row| row.kind == kind && row.connections == connections)
     }
 }
 
@@ -117,9 +130,17 @@ pub fn markdown(report: &Report) -> String {
     head(&mut out, report);
     target_table(&mut out, report);
     speed_table(&mut out, report);
-    let mesh: Vec<&Row> = report.rows.iter().filter(|row| row.kind.is_mesh()).collect();
+    let mesh: Vec<&Row> = report
+        .rows
+        .iter()
+        .filter(|row| row.kind.is_mesh())
+        .collect();
     cpu_table(&mut out, "The mesh", &mesh, &MESH);
-    let bare: Vec<&Row> = report.rows.iter().filter(|row| !row.kind.is_mesh()).collect();
+    let bare: Vec<&Row> = report
+        .rows
+        .iter()
+        .filter(|row| !row.kind.is_mesh())
+        .collect();
     cpu_table(&mut out, "The baselines", &bare, &BASELINES);
     rest(&mut out, report);
     out
@@ -133,8 +154,18 @@ macro_rules! line {
 fn head(out: &mut String, report: &Report) {
     let scenario = &report.scenario;
     line!(out, "# Speed of the mesh, {}\n", report.date);
-    line!(out, "Measured by `{}` in one run of {:.0} s.", report.command, report.seconds);
-    line!(out, "Machine: {}; everything, load generator included, on {} cores.", report.machine, report.cores);
+    line!(
+        out,
+        "Measured by `{}` in one run of {:.0} s.",
+        report.command,
+        report.seconds
+    );
+    line!(
+        out,
+        "Machine: {}; everything, load generator included, on {} cores.",
+        report.machine,
+        report.cores
+    );
     line!(
         out,
         "Each row is the median of {} windows of {} ms after {} ms of warm-up, all rows in turn.",
@@ -142,12 +173,34 @@ fn head(out: &mut String, report: &Report) {
         scenario.window_ms,
         scenario.warm_up_ms
     );
-    line!(out, "Every service is a process of its own with its `default.toml`; the worker runs the echo engine.");
-    line!(out, "A request is `POST /v1/embeddings` with one input of one token, keep-alive, closed loop.");
-    line!(out, "Inputs are all different except for cached hits; keys are checked and cost events booked.");
-    let worst = report.rows.iter().map(|row| row.foreign_cores_max).fold(0.0, f64::max);
-    let usual = crate::window::median(&report.rows.iter().map(|row| row.foreign_cores).collect::<Vec<f64>>());
-    line!(out, "Others used {usual:.2} CPU cores meanwhile (median of the rows; {worst:.2} in the worst window).");
+    line!(
+        out,
+        "Every service is a process of its own with its `default.toml`; the worker runs the echo engine."
+    );
+    line!(
+        out,
+        "A request is `POST /v1/embeddings` with one input of one token, keep-alive, closed loop."
+    );
+    line!(
+        out,
+        "Inputs are all different except for cached hits; keys are checked and cost events booked."
+    );
+    let worst = report
+        .rows
+        .iter()
+        .map(|row| row.foreign_cores_max)
+        .fold(0.0, f64::max);
+    let usual = crate::window::median(
+        &report
+            .rows
+            .iter()
+            .map(|row| row.foreign_cores)
+            .collect::<Vec<f64>>(),
+    );
+    line!(
+        out,
+        "Others used {usual:.2} CPU cores meanwhile (median of the rows; {worst:.2} in the worst window)."
+    );
     if usual > FOREIGN_CORES_MAX {
         line!(
             out,
@@ -163,20 +216,34 @@ fn target_table(out: &mut String, report: &Report) {
     line!(out, "| what | target | measured | |\n|---|---|---|---|");
     for target in targets(report) {
         let verdict = if target.met { "met" } else { "**missed**" };
-        line!(out, "| {} | {} | {} | {verdict} |", target.what, target.wanted, target.measured);
+        line!(
+            out,
+            "| {} | {} | {} | {verdict} |",
+            target.what,
+            target.wanted,
+            target.measured
+        );
     }
     line!(out, "");
 }
 
 fn speed_table(out: &mut String, report: &Report) {
     line!(out, "## Throughput and latency\n");
-    line!(out, "| load | in flight | requests/s | slowest to fastest round | p50 µs | p99 µs | requests | not 200 |");
+    line!(
+        out,
+        "| load | in flight | requests/s | slowest to fastest round | p50 µs | p99 µs | requests | not 200 |"
+    );
     line!(out, "|---|---|---|---|---|---|---|---|");
     for row in &report.rows {
         let (low, high) = row.per_second_range;
         let failures = match row.failures.is_empty() {
             true => "0".to_owned(),
-            false => row.failures.iter().map(|(status, count)| format!("{status}: {count}")).collect::<Vec<_>>().join(", "),
+            false => row
+                .failures
+                .iter()
+                .map(|(status, count)| format!("{status}: {count}"))
+                .collect::<Vec<_>>()
+                .join(", "),
         };
         line!(
             out,
@@ -197,10 +264,17 @@ fn cpu_table(out: &mut String, title: &str, rows: &[&Row], names: &[&str]) {
         return;
     }
     line!(out, "## {title}: CPU µs per request by process\n");
-    line!(out, "| load | in flight | {} | sum | load generator |", names.join(" | "));
+    line!(
+        out,
+        "| load | in flight | {} | sum | load generator |",
+        names.join(" | ")
+    );
     line!(out, "|---|---|{}", "---|".repeat(names.len() + 2));
     for row in rows {
-        let cells: Vec<String> = names.iter().map(|name| format!("{:.1}", row.cpu_of(name))).collect();
+        let cells: Vec<String> = names
+            .iter()
+            .map(|name| format!("{:.1}", row.cpu_of(name)))
+            .collect();
         let sum: f64 = names.iter().map(|name| row.cpu_of(name)).sum();
         line!(
             out,
@@ -216,9 +290,17 @@ fn cpu_table(out: &mut String, title: &str, rows: &[&Row], names: &[&str]) {
 
 fn rest(out: &mut String, report: &Report) {
     line!(out, "## Beside the load\n");
-    let idle: Vec<String> =
-        report.idle.cores.iter().map(|(name, cores)| format!("{name} {:.2} %", cores * 100.0)).collect();
-    line!(out, "- CPU of a core while nothing is asked: {}.", idle.join(", "));
+    let idle: Vec<String> = report
+        .idle
+        .cores
+        .iter()
+        .map(|(name, cores)| format!("{name} {:.2} %", cores * 100.0))
+        .collect();
+    line!(
+        out,
+        "- CPU of a core while nothing is asked: {}.",
+        idle.join(", ")
+    );
     line!(
         out,
         "- Resident memory of the gateway: {:.1} MB idle, {:.1} MB after all load.",
@@ -226,7 +308,11 @@ fn rest(out: &mut String, report: &Report) {
         report.rss_after_bytes as f64 / 1e6
     );
     let identical = &report.identical;
-    let sources: Vec<String> = identical.sources.iter().map(|(source, count)| format!("{source} {count}")).collect();
+    let sources: Vec<String> = identical
+        .sources
+        .iter()
+        .map(|(source, count)| format!("{source} {count}"))
+        .collect();
     line!(
         out,
         "- {} identical requests at once, {} rounds: executions by round {:?}; answers by `x-portalis-cache`: {}.",
@@ -236,12 +322,30 @@ fn rest(out: &mut String, report: &Report) {
         sources.join(", ")
     );
     line!(out, "\n## How it is measured\n");
-    line!(out, "- CPU is user and system time of each process over the window, from the system's clock of that process.");
-    line!(out, "- What others used is the busy time in `/proc/stat` less that of all processes named here.");
-    line!(out, "- Bare axum reads the same request bytes and answers with the bytes of a mesh answer; it parses nothing.");
-    line!(out, "- The broker baselines use async-nats directly, 256 bytes both ways, the other end in a process of its own.");
-    line!(out, "- The JetStream loop publishes to a memory stream without waiting, pulls with credits, replies, acknowledges.");
-    line!(out, "- The code is in `loadtests/loadgen`, the figures of the scenario in `loadtests/scenarios`.");
+    line!(
+        out,
+        "- CPU is user and system time of each process over the window, from the system's clock of that process."
+    );
+    line!(
+        out,
+        "- What others used is the busy time in `/proc/stat` less that of all processes named here."
+    );
+    line!(
+        out,
+        "- Bare axum reads the same request bytes and answers with the bytes of a mesh answer; it parses nothing."
+    );
+    line!(
+        out,
+        "- The broker baselines use async-nats directly, 256 bytes both ways, the other end in a process of its own."
+    );
+    line!(
+        out,
+        "- The JetStream loop publishes to a memory stream without waiting, pulls with credits, replies, acknowledges."
+    );
+    line!(
+        out,
+        "- The code is in `loadtests/loadgen`, the figures of the scenario in `loadtests/scenarios`."
+    );
 }
 
 #[cfg(test)]
@@ -272,16 +376,26 @@ pub(crate) mod tests {
             seconds: 1.0,
             scenario: Scenario::quick().unwrap(),
             rows,
-            idle: Idle { gateway_rss_bytes: 20_000_000, cores: vec![("gateway".to_owned(), 0.01)] },
+            idle: Idle {
+                gateway_rss_bytes: 20_000_000,
+                cores: vec![("gateway".to_owned(), 0.01)],
+            },
             rss_after_bytes: 30_000_000,
-            identical: Identical { at_once: 64, executions: vec![1, 1], sources: BTreeMap::new() },
+            identical: Identical {
+                at_once: 64,
+                executions: vec![1, 1],
+                sources: BTreeMap::new(),
+            },
             command: "make bench".to_owned(),
         }
     }
 
     #[test]
     fn tables_are_whole_and_a_busy_machine_is_said_so() {
-        let mut report = report(vec![row(Kind::Mesh, 64, 9_000.0, 10.0), row(Kind::Core, 1, 9.0, 1.0)]);
+        let mut report = report(vec![
+            row(Kind::Mesh, 64, 9_000.0, 10.0),
+            row(Kind::Core, 1, 9.0, 1.0),
+        ]);
         report.rows[0].failures.insert(429, 3);
         let text = markdown(&report);
         assert!(!text.contains("Warning") && text.contains("429: 3"));
@@ -289,10 +403,16 @@ pub(crate) mod tests {
         let mut cells = None;
         for line in text.lines() {
             let count = line.matches('|').count();
-            assert!(count == 0 || cells.is_none() || cells == Some(count), "{line}");
+            assert!(
+                count == 0 || cells.is_none() || cells == Some(count),
+                "{line}"
+            );
             cells = (count > 0).then_some(count);
         }
-        report.rows.iter_mut().for_each(|row| row.foreign_cores = 0.5);
+        report
+            .rows
+            .iter_mut()
+            .for_each(|row| row.foreign_cores = 0.5);
         assert!(markdown(&report).contains("Warning"));
     }
 }

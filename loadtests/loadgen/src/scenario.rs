@@ -53,16 +53,26 @@ impl Scenario {
     /// # Errors
     /// When it cannot be read or makes no sense.
     pub fn read(path: &Path) -> anyhow::Result<Self> {
-        let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+        let text = std::fs::read_to_string(path)
+            .with_context(|| format!("cannot read {}", path.display()))?;
         Self::parse(&text).with_context(|| format!("{} is no scenario", path.display()))
     }
 
     fn parse(text: &str) -> anyhow::Result<Self> {
         let scenario: Self = toml::from_str(text)?;
         let all = scenario.connections.iter().chain(&scenario.hit_connections);
-        ensure!(all.clone().all(|count| (1..=4_096).contains(count)), "connections are 1 to 4096");
-        ensure!(scenario.repetitions > 0 && scenario.window_ms > 0, "repetitions and window_ms are 1 or more");
-        ensure!((1..=4_096).contains(&scenario.identical), "identical is 1 to 4096");
+        ensure!(
+            all.clone().all(|count| (1..=4_096).contains(count)),
+            "connections are 1 to 4096"
+        );
+        ensure!(
+            scenario.repetitions > 0 && scenario.window_ms > 0,
+            "repetitions and window_ms are 1 or more"
+        );
+        ensure!(
+            (1..=4_096).contains(&scenario.identical),
+            "identical is 1 to 4096"
+        );
         ensure!(scenario.cores > 0, "cores is 1 or more");
         Ok(scenario)
     }
@@ -70,7 +80,10 @@ impl Scenario {
     /// Warm-up and window.
     #[must_use]
     pub fn times(&self) -> Times {
-        Times { warm_up: Duration::from_millis(self.warm_up_ms), window: Duration::from_millis(self.window_ms) }
+        Times {
+            warm_up: Duration::from_millis(self.warm_up_ms),
+            window: Duration::from_millis(self.window_ms),
+        }
     }
 }
 

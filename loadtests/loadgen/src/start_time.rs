@@ -47,21 +47,32 @@ struct Outcome {
 /// When the mesh does not start, or leaves something behind.
 pub async fn run(args: StartTimeArgs) -> anyhow::Result<()> {
     let program = bin_dir(args.bin_dir.as_deref())?.join("portalis");
-    ensure!(program.is_file(), "{} is missing: build it with cargo build --release -p portalis", program.display());
+    ensure!(
+        program.is_file(),
+        "{} is missing: build it with cargo build --release -p portalis",
+        program.display()
+    );
     ensure!(args.runs > 0, "--runs is 1 or more");
     let mut outcomes = Vec::new();
     for number in 1..=args.runs {
-        let outcome = once(&program, &args).await.with_context(|| format!("run {number}"))?;
+        let outcome = once(&program, &args)
+            .await
+            .with_context(|| format!("run {number}"))?;
         let (ready_s, stop_s) = (outcome.ready_s, outcome.stop_s);
-        eprintln!("run {number}: ready after {ready_s:.2} s, ended {stop_s:.2} s after the interrupt");
+        eprintln!(
+            "run {number}: ready after {ready_s:.2} s, ended {stop_s:.2} s after the interrupt"
+        );
         outcomes.push(outcome);
     }
     let over = |value: fn(&Outcome) -> f64| outcomes.iter().map(value).collect::<Vec<f64>>();
     let ready = over(|outcome| outcome.ready_s);
     let slowest = ready.iter().copied().fold(0.0, f64::max);
     let left: Vec<&String> = outcomes.iter().flat_map(|outcome| &outcome.left).collect();
-    let (ready_median, told, stop) =
-        (median(&ready), median(&over(|outcome| outcome.told_s)), median(&over(|outcome| outcome.stop_s)));
+    let (ready_median, told, stop) = (
+        median(&ready),
+        median(&over(|outcome| outcome.told_s)),
+        median(&over(|outcome| outcome.stop_s)),
+    );
     if args.json {
         let report = json!({
             "runs": args.runs, "ready_s": ready_median, "ready_slowest_s": slowest, "told_s": told, "stop_s": stop,
@@ -70,14 +81,21 @@ pub async fn run(args: StartTimeArgs) -> anyhow::Result<()> {
         println!("{report}");
     } else {
         let verdict = |met: bool| if met { "met" } else { "**missed**" };
-        println!("| what | target | measured, {} runs | |\n|---|---|---|---|", args.runs);
+        println!(
+            "| what | target | measured, {} runs | |\n|---|---|---|---|",
+            args.runs
+        );
         println!(
             "| start of `portalis up` to ready | ≤ {WANTED_S:.0} s | {ready_median:.2} s median, {slowest:.2} s slowest \
              (it says {told:.2} s) | {} |",
             verdict(slowest <= WANTED_S)
         );
         println!("| interrupt to end | | {stop:.2} s median | |");
-        println!("| processes and ports left | none | {} | {} |", left.len(), verdict(left.is_empty()));
+        println!(
+            "| processes and ports left | none | {} | {} |",
+            left.len(),
+            verdict(left.is_empty())
+        );
     }
     ensure!(left.is_empty(), "left behind: {left:?}");
     Ok(())
@@ -88,15 +106,27 @@ async fn once(program: &Path, args: &StartTimeArgs) -> anyhow::Result<Outcome> {
     let ready_file = folder.path().join("ready.json");
     let port = free_port()?;
     let mut command = Command::new(program);
-    command.arg("--data-dir").arg(&args.data_dir).args(["up", "--ephemeral", "--ops-port", "0", "--port"]);
-    command.arg(port.to_string()).arg("--ready-file").arg(&ready_file).args(&args.up);
+    command.arg("--data-dir").arg(&args.data_dir).args([
+        "up",
+        "--ephemeral",
+        "--ops-port",
+        "0",
+        "--port",
+    ]);
+    command
+        .arg(port.to_string())
+        .arg("--ready-file")
+        .arg(&ready_file)
+        .args(&args.up);
     let begun = Instant::now();
     let mut stack = Process::start("portalis", command, folder.path())?;
     let http = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
     let ready: Ready = loop {
         stack.check()?;
         // Ready is what a client sees, and only then what the program says.
-        let told = std::fs::read_to_string(&ready_file).ok().and_then(|text| serde_json::from_str(&text).ok());
+        let told = std::fs::read_to_string(&ready_file)
+            .ok()
+            .and_then(|text| serde_json::from_str(&text).ok());
         if let Some(ready) = told
             && matches!(get(http, "/v1/health/ready").await, Ok((200, _)))
         {
@@ -109,13 +139,20 @@ async fn once(program: &Path, args: &StartTimeArgs) -> anyhow::Result<Outcome> {
     };
     let ready_s = begun.elapsed().as_secs_f64();
     let processes = procfs::tree_of(stack.pid);
-    ensure!(processes.len() > 1, "the mesh has no children: nothing can be said about what it leaves");
+    ensure!(
+        processes.len() > 1,
+        "the mesh has no children: nothing can be said about what it leaves"
+    );
     let interrupted = Instant::now();
     stack.signal(libc::SIGINT);
     let status = stack.wait(STOP_TIMEOUT).await?;
     let stop_s = interrupted.elapsed().as_secs_f64();
     let mut left = left_processes(&processes);
-    for (name, address) in [("HTTP", Some(http)), ("NATS", port_of(&ready.nats_url)), ("metrics", port_of(&ready.ops_url))] {
+    for (name, address) in [
+        ("HTTP", Some(http)),
+        ("NATS", port_of(&ready.nats_url)),
+        ("metrics", port_of(&ready.ops_url)),
+    ] {
         let address = address.with_context(|| format!("the mesh tells no {name} port"))?;
         if TcpStream::connect(address).await.is_ok() {
             left.push(format!("{name} port {}", address.port()));
@@ -124,19 +161,30 @@ async fn once(program: &Path, args: &StartTimeArgs) -> anyhow::Result<Outcome> {
     if !status.success() {
         left.push(format!("exit status {status}"));
     }
-    Ok(Outcome { ready_s, told_s: ready.ready_ms as f64 / 1e3, stop_s, left })
+    Ok(Outcome {
+        ready_s,
+        told_s: ready.ready_ms as f64 / 1e3,
+        stop_s,
+        left,
+    })
 }
 
 fn left_processes(processes: &[ProcessId]) -> Vec<String> {
-    let running = processes.iter().filter(|process| procfs::is_running(**process));
-    running.map(|process| format!("process {}", process.pid)).collect()
+    let running = processes
+        .iter()
+        .filter(|process| procfs::is_running(**process));
+    running
+        .map(|process| format!("process {}", process.pid))
+        .collect()
 }
 
 /// The local address in a URL; credentials are skipped.
 fn port_of(url: &str) -> Option<SocketAddr> {
     let (_, rest) = url.split_once("://")?;
     let authority = rest.split('/').next()?;
-    let host = authority.rsplit_once('@').map_or(authority, |(_, host)| host);
+    let host = authority
+        .rsplit_once('@')
+        .map_or(authority, |(_, host)| host);
     host.parse().ok()
 }
 

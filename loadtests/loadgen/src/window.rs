@@ -40,8 +40,15 @@ impl Recorder {
     /// # Errors
     /// Never; the bounds are constants that fit.
     pub fn new() -> anyhow::Result<Self> {
-        let latencies_ns = Histogram::new_with_bounds(1, LONGEST_NS, DIGITS).context("histogram bounds")?;
-        Ok(Self { state: Mutex::new(State { open: false, latencies_ns, failures: BTreeMap::new() }) })
+        let latencies_ns =
+            Histogram::new_with_bounds(1, LONGEST_NS, DIGITS).context("histogram bounds")?;
+        Ok(Self {
+            state: Mutex::new(State {
+                open: false,
+                latencies_ns,
+                failures: BTreeMap::new(),
+            }),
+        })
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -59,7 +66,10 @@ impl Recorder {
         state.open = false;
         let failures = std::mem::take(&mut state.failures);
         let empty = Histogram::new_from(&state.latencies_ns);
-        Seen { latencies_ns: std::mem::replace(&mut state.latencies_ns, empty), failures }
+        Seen {
+            latencies_ns: std::mem::replace(&mut state.latencies_ns, empty),
+            failures,
+        }
     }
 
     /// Notes an answer.
@@ -69,7 +79,9 @@ impl Recorder {
             return;
         }
         if status == 200 {
-            state.latencies_ns.saturating_record(u64::try_from(latency.as_nanos()).unwrap_or(LONGEST_NS));
+            state
+                .latencies_ns
+                .saturating_record(u64::try_from(latency.as_nanos()).unwrap_or(LONGEST_NS));
         } else {
             *state.failures.entry(status).or_default() += 1;
         }

@@ -143,7 +143,7 @@ fn paths(bodies: &[Entry]) -> Value {
         "/v1/embeddings": {"post": embeddings(bodies)},
         "/v1/models": {"get": with_key(get("listModels", "The models that the key may use.", "ModelList"), WITH_KEY)},
         "/v1/models/{model}": {"get": one_model(get("getModel", "One model.", "ModelObject"))},
-        "/v1/usage": {"get": with_key(get("getUsage", "What the key used and what it cost.", "UsageBody"), WITH_KEY)},
+        "/v1/usage": {"get": usage(get("getUsage", "What the key used and what it cost.", "UsageBody"))},
         "/v1/health/live": {"get": open(get("live", "Whether the process works.", "HealthBody"))},
         "/v1/health/ready": {"get": ready(open(get("ready", "Whether requests can be answered.", "HealthBody")))},
         "/v1/metadata": {"get": open(get("metadata", "What is served, as NIM says it.", "MetadataBody"))},
@@ -157,7 +157,7 @@ fn operation(bodies: &[Entry], id: &str, summary: &str, body: &str) -> Value {
     json!({
         "operationId": id,
         "summary": summary,
-        "parameters": [{"$ref": "#/components/parameters/x-request-id"}],
+        "parameters": [{"$ref": "#/components/parameters/traceparent"}],
         "responses": {"200": {
             "description": summary,
             "headers": header_references(&["x-request-id"]),
@@ -187,7 +187,7 @@ fn embeddings(bodies: &[Entry]) -> Value {
     );
     operation["description"] = json!(about);
     operation["parameters"] = json!([
-        {"$ref": "#/components/parameters/x-request-id"},
+        {"$ref": "#/components/parameters/traceparent"},
         {"$ref": "#/components/parameters/x-portalis-timeout-ms"},
         {"$ref": "#/components/parameters/cache-control"},
     ]);
@@ -202,6 +202,15 @@ fn embeddings(bodies: &[Entry]) -> Value {
         "x-ratelimit-remaining-requests",
         "x-ratelimit-reset-requests",
     ]);
+    operation
+}
+
+fn usage(operation: Value) -> Value {
+    let mut operation = with_key(operation, &[400, 401, 403, 429, 500, 503, 504]);
+    if let Some(parameters) = operation["parameters"].as_array_mut() {
+        let query = ["start_time", "end_time"];
+        parameters.extend(query.map(|name| json!({"$ref": format!("#/components/parameters/{name}")})));
+    }
     operation
 }
 
@@ -275,12 +284,18 @@ fn without_nulls(value: &Value) -> Value {
 
 fn parameters() -> Value {
     let header = |name: &str, schema: Value, about: &str| json!({"name": name, "in": "header", "required": false, "schema": schema, "description": about});
+    let seconds = |name: &str, about: &str| {
+        let schema = json!({"type": "integer", "minimum": 0});
+        json!({"name": name, "in": "query", "required": false, "schema": schema, "description": about})
+    };
     json!({
-        "x-request-id": header(
-            "x-request-id",
+        "traceparent": header(
+            "traceparent",
             json!({"type": "string"}),
-            "The client's own id of the request; returned and logged.",
+            "W3C trace context; the request becomes a part of that trace.",
         ),
+        "start_time": seconds("start_time", "From this Unix second, rounded down to the hour."),
+        "end_time": seconds("end_time", "Up to this Unix second, rounded up to the hour."),
         "x-portalis-timeout-ms": header(
             "x-portalis-timeout-ms",
             json!({"type": "integer", "minimum": 1}),

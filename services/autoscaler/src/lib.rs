@@ -46,10 +46,12 @@ impl process::Service for Autoscaler {
             .context("cannot reach the broker")?;
         bus.ensure_stream(&streams::events()).await?;
         let stale_after_ms = config.policy.stale_after_ms;
-        let observer = Observer::new(bus.clone(), context.clock.clone(), stale_after_ms);
+        let metrics = Metrics::register(&context.registry)?;
+        let clock = context.clock.clone();
+        let observer = Observer::new(bus.clone(), clock, metrics.clone(), stale_after_ms);
         let observer = Arc::new(observer);
         let parts = Parts {
-            metrics: Metrics::register(&context.registry)?,
+            metrics,
             bus: bus.clone(),
             observer,
             context,
@@ -115,6 +117,14 @@ impl Parts {
             shutdown.soft().clone(),
         );
         tasks.spawn("beat", beating);
+        let metrics = self.metrics.clone();
+        let obeying = bus::control::run(
+            self.bus.clone(),
+            self.context.clone(),
+            move || metrics.malformed("control"),
+            shutdown.soft().clone(),
+        );
+        tasks.spawn("orders", obeying);
         Ok(())
     }
 

@@ -12,6 +12,7 @@ pub struct Metrics {
     decisions: IntCounterVec,
     holds: IntCounterVec,
     failures: IntCounterVec,
+    malformed: IntCounterVec,
     wanted: IntGauge,
     ready: IntGauge,
     queued: IntGauge,
@@ -43,6 +44,12 @@ impl Metrics {
                 "Steps that failed, by step: observe, publish, apply.",
                 &["step"],
             )?,
+            malformed: int_counter_vec(
+                registry,
+                "portalis_autoscaler_malformed_messages_total",
+                "Messages that could not be read, by kind of subject: beat, card, control.",
+                &["subject"],
+            )?,
             wanted: int_gauge(
                 registry,
                 "portalis_workers_wanted",
@@ -71,6 +78,11 @@ impl Metrics {
         self.decisions
             .with_label_values(&[reason(decision.reason)])
             .inc();
+    }
+
+    /// Counts a message that could not be read: `beat`, `card` or `control`.
+    pub fn malformed(&self, subject: &'static str) {
+        self.malformed.with_label_values(&[subject]).inc();
     }
 
     /// Counts a step that failed.

@@ -13,6 +13,7 @@ use schemas::{ids, streams, wire};
 
 use crate::beats::Beats;
 use crate::decide::{QueueDepth, WorkersSeen};
+use crate::metrics::Metrics;
 use crate::signal::SignalState;
 
 /// Longest wait for the broker's figures of one model; a late figure is as good as none.
@@ -23,6 +24,7 @@ const QUEUE_TIMEOUT: Duration = Duration::from_millis(900);
 pub struct Observer {
     bus: Bus,
     clock: Clock,
+    metrics: Metrics,
     stale_after_ms: u64,
     started_ms: u64,
     beats: Mutex<Beats>,
@@ -43,11 +45,12 @@ struct QueueSeen {
 impl Observer {
     /// Sees nothing yet.
     #[must_use]
-    pub fn new(bus: Bus, clock: Clock, stale_after_ms: u64) -> Self {
+    pub fn new(bus: Bus, clock: Clock, metrics: Metrics, stale_after_ms: u64) -> Self {
         let started_ms = clock.monotonic_us() / 1_000;
         Self {
             bus,
             clock,
+            metrics,
             stale_after_ms,
             started_ms,
             beats: Mutex::default(),
@@ -148,6 +151,7 @@ impl Observer {
                     }
                 }
                 Err(error) => {
+                    self.metrics.malformed("beat");
                     tracing::warn!(%error, subject = message.subject(), "unreadable heartbeat");
                 }
             }
@@ -166,7 +170,10 @@ impl Observer {
                     Ok(card) => {
                         lock(&self.cards).insert(entry.key, card.name);
                     }
-                    Err(error) => tracing::warn!(%error, key = entry.key, "unreadable model card"),
+                    Err(error) => {
+                        self.metrics.malformed("card");
+                        tracing::warn!(%error, key = entry.key, "unreadable model card");
+                    }
                 },
                 WatchEvent::Delete { key, .. } => {
                     lock(&self.cards).remove(&key);

@@ -9,7 +9,7 @@ use schemas::work::Cancel;
 use schemas::{headers, streams, subjects, wire};
 
 use crate::Gateway;
-use crate::flight::{Edition, Flight};
+use crate::flight::{Edition, Flight, Order};
 
 impl Gateway {
     /// Publishes a flight's work, without waiting for the broker's acknowledgement: that comes to [`crate::replies`].
@@ -51,16 +51,42 @@ impl Gateway {
             self.bus.publish(&subject, Headers::new(), payload.into()).await?;
         }
         if let (None, Some(sequence)) = (accepted, sequence) {
-            delete_queued(&self.bus, &order.slug, sequence).await;
+            delete_queued(&self.bus, order, sequence).await;
         }
         Ok(())
+    }
+
+    /// Stops copies of answered work that was published more than once, wherever they are. Only for flights that are over:
+    /// workers remember the request as cancelled and drop whatever still comes of it.
+    pub(crate) async fn stop_copies(&self, flight: &Flight) -> Result<(), BusError> {
+        let cancel = Cancel { request_ids: vec![flight.order.request_id] };
+        match wire::encode(&cancel) {
+            Ok(payload) => {
+                let subject = subjects::cancel_model(&flight.order.slug);
+                self.bus.publish(&subject, Headers::new(), payload.into()).await
+            }
+            Err(_) => Ok(()),
+        }
     }
 }
 
 /// Removes work that no worker has taken; one that has just been taken is stopped by the cancellation instead.
-async fn delete_queued(bus: &Bus, slug: &str, sequence: u64) {
-    if let Err(error) = bus.delete_message(&streams::work_stream_name(slug), sequence).await {
-        tracing::debug!(%error, slug, sequence, "queued work was not there any more");
+async fn delete_queued(bus: &Bus, order: &Order, sequence: u64) {
+    let stream = streams::work_stream_name(&order.slug);
+    let queued = match bus.get_message(&stream, sequence).await {
+        Ok(queued) => queued,
+        Err(error) => {
+            tracing::debug!(%error, stream, sequence, "queued work was not there any more");
+            return;
+        }
+    };
+    // A broker that was restarted counts from 1 again: the number may be somebody else's by now.
+    let message_id = queued.headers.get(headers::MESSAGE_ID).unwrap_or_default();
+    if !message_id.starts_with(&order.request_id.to_string()) {
+        return;
+    }
+    if let Err(error) = bus.delete_message(&stream, sequence).await {
+        tracing::debug!(%error, stream, sequence, "queued work was not there any more");
     }
 }
 

@@ -74,6 +74,8 @@ pub struct State {
     pub published_at_us: u64,
     /// The broker had no queue for it; it is published again until somebody makes one.
     pub homeless: bool,
+    /// Workers died of it or beside it in all attempts but the last, which it gets while no other suspect has one.
+    pub suspect: bool,
 }
 
 /// Whether a publication may be a message that the queue has already.
@@ -228,6 +230,8 @@ impl State {
         if edition == Edition::New || self.edition == 0 {
             self.edition += 1;
             self.stream_sequence = None;
+            // Whoever had the message before may never answer: only what is heard of the new one counts.
+            self.accepted = None;
             // The broker counts deliveries of the new message from 1.
             self.attempt = self.attempt.min(1);
         }
@@ -297,6 +301,7 @@ mod tests {
         state.on_published(Edition::Same, 1);
         state.on_frame(frame(1, 0, accepted()), 1);
         state.on_published(Edition::New, 2);
+        assert_eq!(state.accepted, None, "a worker that has lost the message is not waited for");
         assert_eq!(state.on_frame(frame(1, 1, done(0, &[1.0])), 1), answered(&[1.0]), "the first worker lives");
         let mut state = State::default();
         state.on_frame(frame(3, 0, Frame::Part(part(0, &[1.0]))), 2);

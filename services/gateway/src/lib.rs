@@ -156,6 +156,9 @@ impl Gateway {
         tasks.spawn("rescue", rescue::run(this(), stop.clone()));
         tasks.spawn("cancel", cancel::run(this(), abandoned, stop.clone()));
         tasks.spawn("cached usage", cached_usage::run(this(), stop.clone()));
+        let malformed = self.metrics.malformed.with_label_values(&["control"]);
+        let orders = bus::control::run(self.bus.clone(), self.context.clone(), move || malformed.inc(), stop.clone());
+        tasks.spawn("control", orders);
         tasks.spawn("beat", bus::beat::run(self.bus.clone(), self.context.clone(), || None, stop.clone()));
         Ok(())
     }

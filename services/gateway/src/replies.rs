@@ -68,7 +68,7 @@ impl Gateway {
                 self.finish(&flight, Ok(answer));
                 if flight.state().edition > 1 {
                     // An older or newer copy of the same work may still be queued or running for nobody.
-                    let _ = self.take_back(&flight).await;
+                    let _ = self.stop_copies(&flight).await;
                 }
             }
             Effect::Failed(failure) => self.finish(&flight, Err(failure)),

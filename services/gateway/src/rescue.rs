@@ -1,11 +1,13 @@
 //! The watch over all that is in flight. Input: a tick, the connection's state, the catalog. Output: deadlines kept,
 //! work of silent workers given back to the queue, work that a restarted broker forgot published again.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use process::CancellationToken;
 use schemas::error::{ErrorCode, Failure};
+use schemas::streams::MAX_WORK_DELIVERIES;
 use tokio::time::MissedTickBehavior;
 
 use crate::Gateway;
@@ -41,14 +43,39 @@ pub(crate) async fn run(gateway: Arc<Gateway>, stop: CancellationToken) -> anyho
             Ok(()) = connected.changed() => *connected.borrow_and_update(),
         };
         gateway.catalog.forget_old(gateway.clock.monotonic_us());
-        for flight in gateway.flights.all() {
-            gateway.tend(&flight, reconnected).await;
+        let flights = gateway.flights.all();
+        let mut suspects = Suspects::among(&flights);
+        for flight in &flights {
+            gateway.tend(flight, reconnected, &mut suspects).await;
         }
     }
 }
 
+/// Models with work on its last attempt. When a worker dies, all it held counts one attempt more, the innocent with the
+/// poison. Before the last attempt they are told apart: of each model only one at a time is given back for it, so whoever
+/// kills the next worker dies alone.
+#[derive(Debug, Default)]
+struct Suspects(HashSet<String>);
+
+impl Suspects {
+    fn among(flights: &[Arc<Flight>]) -> Self {
+        let suspects = flights.iter().filter(|flight| flight.state().suspect && !flight.is_complete());
+        Self(suspects.map(|flight| flight.order.slug.clone()).collect())
+    }
+
+    /// Whether a flight whose worker has gone silent may be given back now.
+    fn admit(&mut self, flight: &Flight) -> bool {
+        let mut state = flight.state();
+        if state.suspect || i64::from(state.attempt) < MAX_WORK_DELIVERIES - 1 {
+            return true;
+        }
+        state.suspect = self.0.insert(flight.order.slug.clone());
+        state.suspect
+    }
+}
+
 impl Gateway {
-    async fn tend(&self, flight: &Arc<Flight>, reconnected: bool) {
+    async fn tend(&self, flight: &Arc<Flight>, reconnected: bool, suspects: &mut Suspects) {
         match self.remedy(flight, reconnected) {
             Remedy::None => {}
             Remedy::Expire => {
@@ -56,6 +83,7 @@ impl Gateway {
                 self.finish(flight, Err(failure));
                 let _ = self.take_back(flight).await;
             }
+            Remedy::GiveBack(_) if !suspects.admit(flight) => {}
             Remedy::GiveBack(ack_subject) => {
                 self.metrics.rescued.inc();
                 flight.state().accepted = None;
@@ -103,9 +131,8 @@ impl Gateway {
 
     pub(crate) async fn republish(&self, flight: &Arc<Flight>, edition: Edition, reason: &'static str) {
         self.metrics.republished.with_label_values(&[reason]).inc();
-        if edition == Edition::New {
-            let _ = self.take_back(flight).await;
-        }
+        // What is left of the old message is not cancelled here: workers know work by its request id and would drop the
+        // new message with it. Copies are stopped when one of them is answered, and the ledger books a request once.
         if let Err(failure) = self.publish(flight, edition).await {
             tracing::debug!(request_id = %flight.order.request_id, reason, failure = %failure, "not published again yet");
             flight.state().homeless = true;

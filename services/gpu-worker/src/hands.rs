@@ -133,6 +133,12 @@ impl Hands {
         })
     }
 
+    /// Whether the next batch is one request that has failed or outlived a worker before.
+    #[must_use]
+    pub fn next_is_alone(&self) -> bool {
+        !self.alone.is_empty()
+    }
+
     /// The next batch, or when to ask again (microseconds of the caller's clock).
     pub fn next_batch(&mut self, now_us: u64) -> Result<Batch, Option<u64>> {
         if let Some(key) = self.alone.pop_front() {

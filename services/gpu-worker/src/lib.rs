@@ -45,6 +45,8 @@ use crate::worker::{Parts, Worker};
 const MAX_CANCELLED: u64 = 10_000;
 /// How long they are remembered: longer than a message is on its way, shorter than a request lives.
 const CANCELLED_FOR: Duration = Duration::from_secs(60);
+/// Fewest requests held at once: each lane keeps one slot, so with fewer the urgent lane would have none.
+const MIN_SLOTS: u32 = 3;
 /// Kind of device, until the CUDA engine joins.
 const DEVICE: &str = "cpu";
 /// Longest input of the echo engine, in words.
@@ -65,6 +67,8 @@ impl process::Service for GpuWorker {
 
 async fn serve(config: Config, context: Context) -> anyhow::Result<()> {
     let ready = context.health.component("model");
+    let slots = config.queue.slots;
+    anyhow::ensure!(slots >= MIN_SLOTS, "queue.slots is {slots}; set it to {MIN_SLOTS} or more, one for each lane");
     // The model first: a broken file is found before any traffic is taken.
     let echo = config.echo.clone();
     let model_config = config.model.clone();
@@ -87,6 +91,9 @@ async fn serve(config: Config, context: Context) -> anyhow::Result<()> {
     tasks.spawn("dead letters", mover.run(stop.clone()));
     let (model, slots, beaten) = (card.name.clone(), config.queue.slots, Arc::clone(&stats));
     let beat = move || Some(beaten.beat(&model, slots, DEVICE));
+    let malformed = metrics.malformed.with_label_values(&["control"]);
+    let orders = bus::control::run(bus.clone(), context.clone(), move || malformed.inc(), stop.clone());
+    tasks.spawn("control", orders);
     tasks.spawn("beat", bus::beat::run(bus.clone(), context.clone(), beat, stop.clone()));
     let worker = Worker::new(Parts {
         desk: desk(&config, &context, &metrics, &stats),

@@ -373,7 +373,7 @@ impl Worker {
     async fn step(&mut self) -> Option<Instant> {
         let mut due = None;
         self.expire();
-        while self.running.is_none() {
+        while self.running.is_none() && !self.must_settle_first() {
             match self.hands.next_batch(self.context.clock.monotonic_us()) {
                 Ok(batch) if batch.items.is_empty() => {}
                 Ok(batch) => self.start(batch).await,
@@ -393,6 +393,12 @@ impl Worker {
         self.metrics.in_hand.set(i64::try_from(self.hands.count()).unwrap_or(i64::MAX));
         self.metrics.waiting_tokens.set(i64::try_from(self.hands.waiting_tokens()).unwrap_or(i64::MAX));
         due
+    }
+
+    /// Before a suspect is begun, what is finished leaves the process: if the suspect kills it, nobody else comes again.
+    fn must_settle_first(&self) -> bool {
+        let unsettled = !self.settling.is_empty() || !self.desk.settlement.is_empty();
+        unsettled && self.hands.next_is_alone()
     }
 
     fn instant(&self, at_us: u64) -> Instant {

@@ -8,6 +8,7 @@
 //! `unsubscribe()` lose messages under load (never used: `serve.rs`); default prefetch burns the ack wait (`pull.rs`).
 
 pub mod beat;
+pub mod control;
 mod config;
 mod connection;
 mod credits;

@@ -12,9 +12,10 @@ const CANCELLED: &str = "portalis_gateway_cancelled_total";
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn work_of_clients_that_leave_is_stopped_and_only_what_ran_is_charged() {
+    // Three slots are one for each lane.
     let workers = vec![WorkerSpec::echo(&[
         "echo.batch_us=1500000",
-        "queue.slots=1",
+        "queue.slots=3",
     ])];
     let mesh = Mesh::start(MeshOptions {
         workers,

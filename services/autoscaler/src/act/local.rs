@@ -177,7 +177,8 @@ mod tests {
 
     #[test]
     fn workers_are_spread_within_each_ones_limits() {
-        let cases: [(&[(String, PoolInfo)], u32, &[(&str, u32)]); 6] = [
+        type Case<'a> = (&'a [(String, PoolInfo)], u32, &'a [(&'a str, u32)]);
+        let cases: [Case<'_>; 6] = [
             (&[part("a", 1, 1, 4)], 3, &[("a", 3)]),
             (&[part("a", 1, 1, 4), part("b", 2, 1, 4)], 4, &[("a", 2)]),
             (&[part("a", 1, 1, 1), part("b", 2, 1, 4)], 5, &[("b", 4)]),

@@ -265,6 +265,12 @@ async fn a_queue_that_cannot_be_seen_moves_nothing() {
             .await
             .unwrap();
     }
+    let malformed =
+        r#"portalis_autoscaler_malformed_messages_total{subject="beat",service="autoscaler"}"#;
+    eventually("rubbish is counted", LIMIT, async || {
+        bench.metric(malformed) >= 2.0
+    })
+    .await;
     let before = bench.metric(held);
     eventually("it still looks", LIMIT, async || {
         bench.metric(held) > before

@@ -9,7 +9,8 @@ CREATE TABLE cursor (
 
 -- Every fact, once, for ever. `event_id` is what makes it once: it is derived from `request_id`, and booking refuses one
 -- that is not. The key begins with `request_id` because those are ordered by time: hashes alone would touch a random
--- page of the index per row, and each page costs its 4 KiB in the log (measured: twice the CPU per row).
+-- page of the index per row, and each page costs its 4 KiB in the log (measured in SQLite alone at 400,000 rows,
+-- 4,096 per transaction: 14 to 16 µs of CPU per row with hashes first, 5 to 7 µs so).
 CREATE TABLE journal (
     id INTEGER PRIMARY KEY,
     event_id TEXT NOT NULL,

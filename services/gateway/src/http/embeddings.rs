@@ -28,11 +28,11 @@ pub(super) async fn create(State(gateway): State<Arc<Gateway>>, request: Request
     let begun = Call::begin(request.headers(), &gateway.clock, config.default_timeout_ms, config.max_timeout_ms);
     let call = match begun {
         Ok(call) => call,
-        Err(failure) => return HttpError(failure).into_response(),
+        Err(failure) => return finish::stamp_new(HttpError(failure).into_response()).await,
     };
     let _place = match gateway.take_place() {
         Ok(place) => place,
-        Err(failure) => return HttpError(failure).into_response(),
+        Err(failure) => return finish::stamp_new(HttpError(failure).into_response()).await,
     };
     let mut limit = None;
     let mut response = match embed(&gateway, &call, request, &mut limit).await {

@@ -94,6 +94,17 @@ mod tests {
     }
 
     #[test]
+    fn the_published_document_names_the_same_statuses() {
+        for (documented, codes) in schemas::documents::RESPONSES {
+            for code in *codes {
+                assert_eq!(status(*code).as_u16(), *documented, "{code:?}");
+            }
+        }
+        let documented: usize = schemas::documents::RESPONSES.iter().map(|(_, codes)| codes.len()).sum();
+        assert_eq!(documented, ERRORS.len(), "every code is documented once");
+    }
+
+    #[test]
     fn waits_round_up_to_whole_seconds() {
         let failure = Failure::new(ErrorCode::RateLimited, "slow down").retry_after_ms(1_200);
         let response = HttpError(failure).into_response();

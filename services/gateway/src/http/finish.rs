@@ -2,6 +2,7 @@
 
 use axum::http::{HeaderMap, HeaderName, HeaderValue};
 use axum::response::Response;
+use schemas::ids::RequestId;
 
 use crate::Gateway;
 use crate::call::Call;
@@ -17,6 +18,16 @@ pub(super) fn stamp(response: &mut Response, call: &Call) {
     if let Ok(value) = HeaderValue::from_str(&call.request_id.to_string()) {
         response.headers_mut().insert(REQUEST_ID, value);
     }
+}
+
+/// Gives an answer that is not about work an id, if it has none.
+pub(super) async fn stamp_new(mut response: Response) -> Response {
+    if !response.headers().contains_key(REQUEST_ID)
+        && let Ok(value) = HeaderValue::from_str(&RequestId::new().to_string())
+    {
+        response.headers_mut().insert(REQUEST_ID, value);
+    }
+    response
 }
 
 /// Adds the limit's state, in OpenAI's headers.

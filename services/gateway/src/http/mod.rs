@@ -13,6 +13,7 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::extract::Request;
+use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use schemas::error::{ErrorCode, Failure};
 
@@ -21,8 +22,7 @@ use error::HttpError;
 
 /// All routes of the public API.
 pub fn router(gateway: Arc<Gateway>) -> Router {
-    Router::new()
-        .route("/v1/embeddings", post(embeddings::create))
+    let service = Router::new()
         .route("/v1/models", get(models::list))
         // Model names hold slashes.
         .route("/v1/models/{*model}", get(models::show))
@@ -35,6 +35,11 @@ pub fn router(gateway: Arc<Gateway>) -> Router {
         .route("/openapi.json", get(service::openapi))
         .fallback(not_found)
         .method_not_allowed_fallback(method_not_allowed)
+        .layer(axum::middleware::map_response(finish::stamp_new));
+    // Work stamps itself: its id is known in the logs of every hop.
+    Router::new()
+        .route("/v1/embeddings", post(embeddings::create).fallback(method_not_allowed))
+        .merge(service)
         .with_state(gateway)
 }
 
@@ -43,7 +48,8 @@ async fn not_found(request: Request) -> HttpError {
     HttpError(Failure::new(ErrorCode::NotFound, format!("no such path: {path}; see /openapi.json")))
 }
 
-async fn method_not_allowed(request: Request) -> HttpError {
+async fn method_not_allowed(request: Request) -> Response {
     let message = format!("method {} is not allowed here", request.method());
-    HttpError(Failure::new(ErrorCode::MethodNotAllowed, message))
+    let response = HttpError(Failure::new(ErrorCode::MethodNotAllowed, message)).into_response();
+    finish::stamp_new(response).await
 }

@@ -103,6 +103,22 @@ fn start_logs(args: &UpArgs, data: &DataDir) -> anyhow::Result<WorkerLogs> {
     Ok(WorkerLogs::Folder(folder))
 }
 
+/// What is there before the services start, and after they have stopped.
+struct Around<'a> {
+    /// The broker, credentials included.
+    url: &'a str,
+    /// The broker's process, if it is ours.
+    nats: Option<&'a NatsServer>,
+    spawner: &'a Spawner,
+    shutdown: &'a Shutdown,
+}
+
+/// What runs once the services are launched.
+struct Started {
+    bus: Bus,
+    workers: watch::Receiver<Status>,
+}
+
 /// One run.
 struct Up<'a> {
     args: &'a UpArgs,
@@ -129,49 +145,45 @@ impl Up<'_> {
         let ops = Ops::bind(self.args.ops_port).await?;
         // Lives until after the last child.
         let spawner = Spawner::start()?;
+        let around = |url, nats| Around {
+            url,
+            nats,
+            spawner: &spawner,
+            shutdown,
+        };
         if let Some(url) = &self.mesh.nats_url {
-            return self.with_services(shutdown, &spawner, ops, url, None).await;
+            return self.with_services(ops, &around(url, None)).await;
         }
         let options = NatsOptions {
             program: self.args.nats_server.clone(),
             port: (self.args.nats_port > 0).then_some(self.args.nats_port),
         };
         let nats = NatsServer::start(&options, self.data, &spawner).await?;
-        let url = nats.url().to_owned();
         let outcome = self
-            .with_services(shutdown, &spawner, ops, &url, Some(&nats))
+            .with_services(ops, &around(nats.url(), Some(&nats)))
             .await;
         nats.stop().await;
         outcome
     }
 
-    async fn with_services(
-        &self,
-        shutdown: &Shutdown,
-        spawner: &Spawner,
-        ops: OpsServer,
-        url: &str,
-        nats: Option<&NatsServer>,
-    ) -> anyhow::Result<()> {
+    async fn with_services(&self, ops: OpsServer, around: &Around<'_>) -> anyhow::Result<()> {
         let url_file = self.data.path(NATS_URL_FILE);
-        write_private(&url_file, &format!("{url}\n"))?;
+        write_private(&url_file, &format!("{}\n", around.url))?;
         let mut stack = Stack::default();
-        let outcome = match self.launch(&mut stack, spawner, url).await {
-            Ok((bus, workers)) => {
+        let outcome = match self.launch(&mut stack, around).await {
+            Ok(started) => {
                 let ops = Ops::serve(ops, stack.contexts());
-                let outcome = self
-                    .serve(&mut stack, &bus, workers, shutdown, &ops, nats)
-                    .await;
-                self.stop(&mut stack, shutdown).await;
+                let outcome = self.serve(&mut stack, started, &ops, around).await;
+                self.stop(&mut stack, around.shutdown).await;
                 ops.stop().await;
                 outcome
             }
             Err(error) => {
-                self.stop(&mut stack, shutdown).await;
+                self.stop(&mut stack, around.shutdown).await;
                 Err(error)
             }
         };
-        if nats.is_some() {
+        if around.nats.is_some() {
             // It leads nowhere now; a run that is killed leaves it, and then nobody answers there.
             let _ = std::fs::remove_file(&url_file);
         }
@@ -180,12 +192,8 @@ impl Up<'_> {
     }
 
     /// Starts everything at once: services and workers wait for each other by themselves.
-    async fn launch(
-        &self,
-        stack: &mut Stack,
-        spawner: &Spawner,
-        url: &str,
-    ) -> anyhow::Result<(Bus, watch::Receiver<Status>)> {
+    async fn launch(&self, stack: &mut Stack, around: &Around<'_>) -> anyhow::Result<Started> {
+        let url = around.url;
         let bus_url = || ("bus.url", Value::from(url));
         let path = |name: &str| text(&self.data.path(name)).map(Value::from);
         let settings = self.settings;
@@ -193,8 +201,9 @@ impl Up<'_> {
         let bus = Bus::connect(&BusConfig::for_url(url), "portalis-up", None).await?;
         let context = Context::new(supervisor::SERVICE);
         let launches = self.worker_launches(url)?;
+        let spawner = around.spawner.clone();
         let (supervisor, workers) =
-            Supervisor::new(bus.clone(), context.clone(), spawner.clone(), launches).await?;
+            Supervisor::new(bus.clone(), context.clone(), spawner, launches).await?;
         stack.run(context, supervisor.run());
         stack.launch::<auth::Auth>(
             settings,
@@ -208,39 +217,31 @@ impl Up<'_> {
         stack.launch::<autoscaler::Autoscaler>(settings, &[bus_url()])?;
         let address = Value::from(self.plan.http.to_string());
         stack.launch::<gateway::Gateway>(settings, &[bus_url(), ("http.address", address)])?;
-        Ok((bus, workers))
+        Ok(Started { bus, workers })
     }
 
     /// Waits until all is ready, tells where things are, and waits for the end.
     async fn serve(
         &self,
         stack: &mut Stack,
-        bus: &Bus,
-        mut workers: watch::Receiver<Status>,
-        shutdown: &Shutdown,
+        started: Started,
         ops: &Ops,
-        nats: Option<&NatsServer>,
+        around: &Around<'_>,
     ) -> anyhow::Result<()> {
+        let Started { bus, mut workers } = started;
         let contexts = stack.contexts();
         tokio::select! {
             biased;
-            () = shutdown.stopping() => return Ok(()),
+            () = around.shutdown.stopping() => return Ok(()),
             error = stack.failed() => return Err(error),
             ready = ready::wait(&contexts, &mut workers, self.plan.http) => ready?,
         }
-        let api_key = demo_key::obtain(bus, &self.data.path("demo-key")).await?;
-        let workers = workers
-            .borrow()
-            .pools
-            .iter()
-            .flat_map(|pool| pool.pids.clone())
-            .collect();
+        let api_key = demo_key::obtain(&bus, &self.data.path("demo-key")).await?;
+        let pools = workers.borrow().pools.clone();
         let ready = Ready {
             base_url: format!("http://{}/v1", ready::reachable(self.plan.http)),
             api_key,
-            nats_url: std::fs::read_to_string(self.data.path(NATS_URL_FILE))?
-                .trim()
-                .to_owned(),
+            nats_url: around.url.to_owned(),
             ops_url: format!("http://{}", ops.address),
             models: self
                 .plan
@@ -251,15 +252,15 @@ impl Up<'_> {
             data_dir: self.data.folder(),
             pids: Pids {
                 portalis: std::process::id(),
-                nats_server: nats.and_then(NatsServer::pid),
-                workers,
+                nats_server: around.nats.and_then(NatsServer::pid),
+                workers: pools.into_iter().flat_map(|pool| pool.pids).collect(),
             },
             ready_ms: u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX),
         };
         self.tell(&ready)?;
         tokio::select! {
             biased;
-            () = shutdown.stopping() => Ok(()),
+            () = around.shutdown.stopping() => Ok(()),
             error = stack.failed() => Err(error),
         }
     }

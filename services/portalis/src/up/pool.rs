@@ -389,7 +389,7 @@ mod tests {
             let mut pool = Pool::new("m", 1, 4, 1_000);
             let mut alive: Vec<u32> = Vec::new();
             let mut now_ms = 0;
-            let mut apply = |pool: &mut Pool, alive: &mut Vec<u32>, now_ms: u64| for action in pool.plan(now_ms) {
+            let apply = |pool: &mut Pool, alive: &mut Vec<u32>, now_ms: u64| for action in pool.plan(now_ms) {
                 match action {
                     Action::Start(id) => alive.push(id),
                     Action::Terminate(_) => {}

@@ -213,9 +213,11 @@ mod tests {
         for (status, good) in [("503 Service Unavailable", false), ("200 OK", true)] {
             let answering = async {
                 let (mut stream, _) = listener.accept().await.unwrap();
-                let mut request = [0; 32];
-                let length = stream.read(&mut request).await.unwrap();
-                assert!(request[..length].starts_with(b"GET /v1/health/ready"));
+                let mut request = Vec::new();
+                while !request.ends_with(b"\r\n\r\n") {
+                    assert!(stream.read_buf(&mut request).await.unwrap() > 0);
+                }
+                assert!(request.starts_with(b"GET /v1/health/ready"));
                 let answer = format!("HTTP/1.1 {status}\r\nContent-Length: 0\r\n\r\n");
                 stream.write_all(answer.as_bytes()).await.unwrap();
             };

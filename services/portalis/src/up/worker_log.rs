@@ -60,7 +60,7 @@ pub fn reason(kept: &[u8]) -> Option<String> {
     before_log
         .map(str::to_owned)
         .or(logged)
-        .or_else(|| lines().last().map(str::to_owned))
+        .or_else(|| lines().next_back().map(str::to_owned))
 }
 
 /// The error in `target: message key=value error="…"`, else the whole line.

@@ -1,6 +1,7 @@
 //! What was charged. Input: the COST stream and the ledger. Output: facts by kind, each event once, and the ledger's own
 //! sums, which must say the same.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
@@ -93,8 +94,9 @@ impl Mesh {
             if event.tenant != tenant {
                 continue;
             }
-            if let Some(known) = facts.insert(event.event_id.clone(), event) {
-                again.push(known);
+            match facts.entry(event.event_id.clone()) {
+                Entry::Vacant(place) => drop(place.insert(event)),
+                Entry::Occupied(_) => again.push(event),
             }
         }
         let usage = self.usage(tenant).await.unwrap();
