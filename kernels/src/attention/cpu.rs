@@ -9,7 +9,7 @@ use super::Heads;
 use crate::exec::CpuExec;
 use crate::gemm::share;
 use crate::shared_mut::SharedMut;
-use crate::simd::math::exp;
+use crate::simd::math::exp2;
 use crate::simd::{Kernel, MAX_TILE_ROWS, PANEL, Simd, tile, tile_rows};
 
 /// Tasks per thread to aim for; sequences differ in length, so more than in the products.
@@ -202,24 +202,33 @@ impl Head<'_> {
     ) {
         let padded = self.length.next_multiple_of(PANEL);
         let scores = scratch.scores.as_mut_ptr();
-        let scale = simd.splat(1.0 / (self.dims as f32).sqrt());
-        // SAFETY: `fill` and `cut` sized keys, values and scores for this head; `qkv` has `length` rows of `3 * width`.
+        // SAFETY: `fill` and `cut` sized keys, values and scores for this head; `qkv` has `length` rows of `3 * width`;
+        // the caller owns this head of these rows of `out`.
         unsafe {
+            let mut largest = [simd.splat(MASKED); R];
             let query = self.qkv.as_ptr().add(row * 3 * self.width + self.at);
             for panel in 0..padded / PANEL {
                 let keys = scratch.keys.as_ptr().add(panel * self.dims * PANEL);
                 let acc = tile::<S, f32, R>(simd, query, 3 * self.width, keys, self.dims);
+                let last = panel + 1 == padded / PANEL;
                 for (r, acc) in acc.into_iter().enumerate() {
                     let to = scores.add(r * padded + panel * PANEL);
-                    simd.store(to, simd.mul(acc[0], scale));
-                    simd.store(to.add(8), simd.mul(acc[1], scale));
+                    simd.store(to, acc[0]);
+                    simd.store(to.add(8), acc[1]);
+                    let acc = if last {
+                        let end = std::slice::from_raw_parts_mut(to, PANEL);
+                        end[self.length - panel * PANEL..].fill(MASKED);
+                        [simd.load(to), simd.load(to.add(8))]
+                    } else {
+                        acc
+                    };
+                    largest[r] = simd.max(largest[r], simd.max(acc[0], acc[1]));
                 }
             }
             let mut inverse = [0.0; R];
             for (r, inverse) in inverse.iter_mut().enumerate() {
                 let row = std::slice::from_raw_parts_mut(scores.add(r * padded), padded);
-                row[self.length..].fill(MASKED);
-                *inverse = 1.0 / exponentials(simd, row);
+                *inverse = 1.0 / exponentials(simd, row, simd.max_lane(largest[r]), self.dims);
             }
             for panel in 0..self.dims.div_ceil(PANEL) {
                 let values = scratch.values.as_ptr().add(panel * self.length * PANEL);
@@ -227,34 +236,40 @@ impl Head<'_> {
                 let count = PANEL.min(self.dims - panel * PANEL);
                 for (r, acc) in acc.into_iter().enumerate() {
                     let factor = simd.splat(inverse[r]);
-                    let mut wide = [0.0_f32; PANEL];
-                    simd.store(wide.as_mut_ptr(), simd.mul(acc[0], factor));
-                    simd.store(wide.as_mut_ptr().add(8), simd.mul(acc[1], factor));
+                    let acc = [simd.mul(acc[0], factor), simd.mul(acc[1], factor)];
                     let at = (start + row + r) * self.width + self.at + panel * PANEL;
-                    out.part(at..at + count).copy_from_slice(&wide[..count]);
+                    if count == PANEL {
+                        simd.store(out.pointer(at), acc[0]);
+                        simd.store(out.pointer(at + 8), acc[1]);
+                    } else {
+                        let mut wide = [0.0_f32; PANEL];
+                        simd.store(wide.as_mut_ptr(), acc[0]);
+                        simd.store(wide.as_mut_ptr().add(8), acc[1]);
+                        out.part(at..at + count).copy_from_slice(&wide[..count]);
+                    }
                 }
             }
         }
     }
 }
 
-/// Replaces scores by `e^(score - largest)` and returns their sum; the length is a multiple of 8.
+/// Replaces scores by `e^((score - largest) / sqrt(dims))` and returns their sum; the length is a multiple of 16.
 #[inline(always)]
-fn exponentials<S: Simd>(simd: S, row: &mut [f32]) -> f32 {
-    let mut largest = simd.splat(MASKED);
-    for eight in row.chunks_exact(8) {
-        // SAFETY: the chunk has 8 elements.
-        largest = simd.max(largest, unsafe { simd.load(eight.as_ptr()) });
-    }
-    let largest = simd.splat(simd.max_lane(largest));
-    let mut sum = simd.splat(0.0);
-    for eight in row.chunks_exact_mut(8) {
-        // SAFETY: the chunk has 8 elements.
-        unsafe {
-            let e = exp(simd, simd.sub(simd.load(eight.as_ptr()), largest));
-            simd.store(eight.as_mut_ptr(), e);
-            sum = simd.add(sum, e);
+fn exponentials<S: Simd>(simd: S, row: &mut [f32], largest: f32, dims: usize) -> f32 {
+    let scale = std::f32::consts::LOG2_E / (dims as f32).sqrt();
+    let (factor, shift) = (simd.splat(scale), simd.splat(-largest * scale));
+    let mut sums = [simd.splat(0.0); 2];
+    for sixteen in row.chunks_exact_mut(PANEL) {
+        // Two at a time, so that the additions of one do not wait for the other.
+        for (half, sum) in sums.iter_mut().enumerate() {
+            // SAFETY: the chunk has 16 elements.
+            unsafe {
+                let at = sixteen.as_mut_ptr().add(half * 8);
+                let e = exp2(simd, simd.fma(simd.load(at), factor, shift));
+                simd.store(at, e);
+                *sum = simd.add(*sum, e);
+            }
         }
     }
-    simd.sum(sum)
+    simd.sum(simd.add(sums[0], sums[1]))
 }

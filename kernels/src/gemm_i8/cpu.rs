@@ -5,7 +5,7 @@
 
 use std::ops::Range;
 
-use super::{PackedWeightsI8, QuantizedRows};
+use super::{DEPTH_STEP, PackedWeightsI8, QuantizedRows};
 use crate::exec::CpuExec;
 use crate::gemm::{Epilogue, Grid, Writer};
 use crate::shared_mut::SharedMut;
@@ -95,13 +95,16 @@ impl Block<'_> {
         unsafe {
             let a = values.as_ptr().add(row * stride);
             let b = weights.panels.as_ptr().add(panel * stride * PANEL);
-            for pair in 0..stride / 2 {
-                let low = simd.load_i8(b.add(pair * 2 * PANEL));
-                let high = simd.load_i8(b.add(pair * 2 * PANEL + PANEL));
-                for (r, acc) in acc.iter_mut().enumerate() {
-                    let x = simd.splat_pair(a.add(r * stride + pair * 2));
-                    acc[0] = simd.madd(acc[0], x, low);
-                    acc[1] = simd.madd(acc[1], x, high);
+            // Unrolled: the loop is bound by the number of instructions, and this saves most address arithmetic.
+            for step in (0..*stride).step_by(DEPTH_STEP) {
+                for k in (step..step + DEPTH_STEP).step_by(2) {
+                    let low = simd.load_i8(b.add(k * PANEL));
+                    let high = simd.load_i8(b.add((k + 1) * PANEL));
+                    for (r, acc) in acc.iter_mut().enumerate() {
+                        let x = simd.splat_pair(a.add(r * stride + k));
+                        acc[0] = simd.madd(acc[0], x, low);
+                        acc[1] = simd.madd(acc[1], x, high);
+                    }
                 }
             }
             let by_column = weights.scales.as_ptr().add(panel * PANEL);

@@ -3,7 +3,7 @@
 //! Weights: symmetric, one scale per output column, -127..=127, quantized at load.
 //! Activations: symmetric, one scale per row (token), 12 bits, quantized on each call; an instruction set with 8-bit products would use 8.
 //! Products are summed exactly in i32 (no 16-bit saturation), which holds for a depth up to 2^31 / (127 * 2,047) = 8,260.
-//! Layout: panels of 16 columns, pairs of depth beside each other (`[depth / 2, 16, 2]`), the odd last one padded with zeros.
+//! Layout: panels of 16 columns, pairs of depth beside each other (`[depth / 2, 16, 2]`), depth padded with zeros to a multiple of 8.
 
 mod cpu;
 mod quantize;
@@ -15,6 +15,9 @@ use crate::gemm::Epilogue;
 
 pub(crate) use quantize::QuantizedRows;
 pub use quantize::{ACTIVATION_LIMIT, WEIGHT_LIMIT, quantize_row};
+
+/// Depth that one turn of the inner loop takes; rows and panels are padded to a multiple of it.
+const DEPTH_STEP: usize = 8;
 
 /// Largest depth whose sum of products fits an i32.
 const MAX_DEPTH: usize = (i32::MAX / (WEIGHT_LIMIT as i32 * ACTIVATION_LIMIT as i32)) as usize;

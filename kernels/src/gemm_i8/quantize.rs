@@ -1,5 +1,6 @@
 //! From f32 to whole numbers with one scale per row; input: rows of activations or of weights, output: the numbers and their scales.
 
+use super::DEPTH_STEP;
 use crate::exec::CpuExec;
 use crate::gemm::share;
 use crate::shared_mut::SharedMut;
@@ -22,7 +23,7 @@ const TASK_ROWS: usize = 64;
 pub(crate) struct QuantizedRows {
     /// `[rows, stride]`.
     pub(super) values: Vec<i16>,
-    /// Depth rounded up to a pair.
+    /// Depth rounded up to whole turns of the inner loop.
     pub(super) stride: usize,
     pub(super) scales: Vec<f32>,
 }
@@ -32,7 +33,7 @@ impl QuantizedRows {
     pub(super) fn fill(&mut self, exec: (&mut crate::Team, crate::Isa), a: &[f32], depth: usize) {
         let (team, isa) = exec;
         let rows = a.len() / depth;
-        let stride = depth.next_multiple_of(2);
+        let stride = depth.next_multiple_of(DEPTH_STEP);
         self.stride = stride;
         self.values.resize(rows * stride, 0);
         self.scales.resize(rows, 0.0);
@@ -102,7 +103,7 @@ impl Kernel for Rows<'_> {
             }
             to[self.depth..].fill(0);
             for (to, x) in to[whole..self.depth].iter_mut().zip(&from[whole..]) {
-                *to = (x * inverse).round_ties_even() as i16;
+                *to = round(x * inverse);
             }
         }
     }
@@ -118,11 +119,18 @@ fn scales(largest: f32, limit: i16) -> (f32, f32) {
     (f32::from(limit) / largest, largest / f32::from(limit))
 }
 
+/// Nearest whole number, ties to even, of a value within i16; several times faster than the library's function where that is a call.
+fn round(value: f32) -> i16 {
+    /// 1.5 * 2^23: added to a small number it leaves the rounded number in the low bits.
+    const SHIFT: f32 = 12_582_912.0;
+    (value + SHIFT).to_bits() as u16 as i16
+}
+
 /// Quantizes one row to -limit..=limit in plain Rust: the values and the scale that brings them back.
 pub fn quantize_row(row: &[f32], limit: i16) -> (Vec<i16>, f32) {
     let largest = row.iter().fold(0.0, |max: f32, x| max.max(x.abs()));
     let (inverse, scale) = scales(largest, limit);
-    let values = row.iter().map(|x| (x * inverse).round_ties_even() as i16);
+    let values = row.iter().map(|x| round(x * inverse));
     (values.collect(), scale)
 }
 
@@ -130,7 +138,7 @@ pub fn quantize_row(row: &[f32], limit: i16) -> (Vec<i16>, f32) {
 pub(super) fn pack(exec: &mut CpuExec, weight: &[f32], depth: usize) -> (Vec<i8>, Vec<f32>) {
     let columns = weight.len() / depth;
     let count = columns.div_ceil(PANEL);
-    let panel_len = depth.next_multiple_of(2) * PANEL;
+    let panel_len = depth.next_multiple_of(DEPTH_STEP) * PANEL;
     let mut panels = vec![0_i8; count * panel_len];
     let mut scales = vec![0.0; count * PANEL];
     let (out, out_scales) = (SharedMut::new(&mut panels), SharedMut::new(&mut scales));

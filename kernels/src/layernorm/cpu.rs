@@ -84,7 +84,8 @@ pub(crate) fn normalize<S: Simd>(simd: S, norm: &LayerNorm, row: &mut [f32]) {
             simd.store(row.as_mut_ptr().add(at), y);
         }
     }
-    for at in whole..width {
-        row[at] = (row[at] - mean) * factor * norm.weight[at] + norm.bias[at];
+    let rest = row[whole..].iter_mut().zip(&norm.weight[whole..]);
+    for ((x, weight), bias) in rest.zip(&norm.bias[whole..]) {
+        *x = (*x - mean) * factor * weight + bias;
     }
 }

@@ -106,11 +106,11 @@ impl Simd for Avx2 {
     }
 
     #[inline(always)]
-    fn pow2(self, exponent: __m256) -> __m256 {
+    fn scale_by_pow2(self, a: __m256, exponent: __m256) -> __m256 {
         // SAFETY: the processor has AVX2.
         unsafe {
-            let biased = _mm256_add_epi32(_mm256_cvtps_epi32(exponent), _mm256_set1_epi32(127));
-            _mm256_castsi256_ps(_mm256_slli_epi32::<23>(biased))
+            let exponent = _mm256_slli_epi32::<23>(_mm256_cvtps_epi32(exponent));
+            _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(a), exponent))
         }
     }
 

@@ -89,8 +89,8 @@ pub(crate) trait Simd: Copy + Send + Sync {
     fn fma(self, a: Self::V, b: Self::V, c: Self::V) -> Self::V;
     /// Nearest whole number, ties to even.
     fn round(self, a: Self::V) -> Self::V;
-    /// 2 to the power of a whole number in -126..=127.
-    fn pow2(self, exponent: Self::V) -> Self::V;
+    /// `a * 2^exponent` for a positive normal `a` and a whole number; the result must be normal too.
+    fn scale_by_pow2(self, a: Self::V, exponent: Self::V) -> Self::V;
     fn sum(self, a: Self::V) -> f32;
     fn max_lane(self, a: Self::V) -> f32;
     /// 16 bf16 as two vectors; element `2i` is lane `i` of the first, `2i + 1` lane `i` of the second.

@@ -8,6 +8,9 @@ pub(crate) struct Portable;
 
 type F = [f32; 8];
 
+/// 1.5 * 2^23: a number below 2^22 added to it is rounded to even, and stands in the low bits as a whole number.
+const SHIFT: f32 = 12_582_912.0;
+
 #[inline(always)]
 fn map(a: F, f: impl Fn(f32) -> f32) -> F {
     std::array::from_fn(|lane| f(a[lane]))
@@ -83,15 +86,14 @@ impl Simd for Portable {
 
     #[inline(always)]
     fn round(self, a: F) -> F {
-        // Adding and taking away 1.5 * 2^23 rounds to even; exact for the range the kernels use (|a| < 2^22).
-        const SHIFT: f32 = 12_582_912.0;
         map(a, |a| (a + SHIFT) - SHIFT)
     }
 
     #[inline(always)]
-    fn pow2(self, exponent: F) -> F {
-        map(exponent, |exponent| {
-            f32::from_bits((exponent as i32 + 127).cast_unsigned() << 23)
+    fn scale_by_pow2(self, a: F, exponent: F) -> F {
+        zip(a, exponent, |a, exponent| {
+            let exponent = (exponent + SHIFT).to_bits() << 23;
+            f32::from_bits(a.to_bits().wrapping_add(exponent))
         })
     }
 
@@ -150,8 +152,8 @@ impl Simd for Portable {
 
     #[inline(always)]
     unsafe fn store_i16(self, to: *mut i16, value: F) {
-        let whole = self.round(value);
-        let narrow: [i16; 8] = std::array::from_fn(|lane| whole[lane] as i16);
+        let narrow: [i16; 8] =
+            std::array::from_fn(|lane| (value[lane] + SHIFT).to_bits() as u16 as i16);
         // SAFETY: the caller promises 8 writable i16.
         unsafe { to.cast::<[i16; 8]>().write_unaligned(narrow) }
     }

@@ -18,7 +18,7 @@ use crate::http_load::{self, Load, Request, Run};
 use crate::mesh::{self, GATEWAY, MODEL, Mesh};
 use crate::nats_echo::URL_VARIABLE;
 use crate::nats_load::{self, Loop};
-use crate::nats_server::{NatsServer, find_program};
+use crate::nats_server::{self, NatsServer, find_program};
 use crate::probe::Probe;
 use crate::procfs;
 use crate::report::{self, Identical, Idle, Report, Row};
@@ -225,9 +225,7 @@ impl Stage {
         command.arg("serve-nats").env(URL_VARIABLE, &nats.url);
         let mut echo = Process::start("echo on NATS", command, folder)?;
         echo.first_line().await?;
-        let client = async_nats::connect(&nats.url)
-            .await
-            .context("cannot connect to the bare broker")?;
+        let client = nats_server::connect(&nats.url).await?;
         for process in [&bare, &nats.process, &echo] {
             probe.watch(&process.name, process.pid);
         }

@@ -10,6 +10,8 @@ use bytes::Bytes;
 use futures_util::StreamExt;
 use schemas::streams::{Ack, ConsumerSpec, Retention, Storage, StreamSpec};
 
+use crate::nats_server::connect;
+
 /// Environment variable with the broker's URL: it holds a password, which command lines show to everybody.
 pub const URL_VARIABLE: &str = "LOADGEN_NATS_URL";
 /// Subject of the request-reply baseline.
@@ -35,9 +37,7 @@ const NEXT: &str = "$JS.API.CONSUMER.MSG.NEXT.LOADGEN.worker";
 pub async fn serve() -> anyhow::Result<()> {
     let url = std::env::var(URL_VARIABLE).with_context(|| format!("{URL_VARIABLE} is not set"))?;
     make_queue(&url).await?;
-    let client = async_nats::connect(&url)
-        .await
-        .context("cannot connect to the broker")?;
+    let client = connect(&url).await?;
     let mut requests = client.subscribe(CORE_SUBJECT).await?;
     let inbox = client.new_inbox();
     let mut jobs = client.subscribe(inbox.clone()).await?;

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, bail};
+use async_nats::Client;
 use tokio::process::Command;
 
 use crate::children::Process;
@@ -63,6 +64,26 @@ impl NatsServer {
             tokio::time::sleep(START_POLL).await;
         }
     }
+}
+
+/// Connects the bare client; it does not read credentials out of a URL by itself.
+///
+/// # Errors
+/// When nobody listens or the credentials are wrong.
+pub async fn connect(url: &str) -> anyhow::Result<Client> {
+    let rest = url.strip_prefix("nats://").unwrap_or(url);
+    let options = async_nats::ConnectOptions::new();
+    let connecting = match rest.rsplit_once('@') {
+        None => options.connect(url).await,
+        Some((credentials, address)) => {
+            let (user, password) = credentials
+                .split_once(':')
+                .context("credentials are USER:PASSWORD")?;
+            let options = options.user_and_password(user.to_owned(), password.to_owned());
+            options.connect(address).await
+        }
+    };
+    connecting.context("cannot connect to the bare broker")
 }
 
 /// The named program, else the installed one, else the one that the system finds.

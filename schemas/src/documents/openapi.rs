@@ -209,7 +209,8 @@ fn usage(operation: Value) -> Value {
     let mut operation = with_key(operation, &[400, 401, 403, 429, 500, 503, 504]);
     if let Some(parameters) = operation["parameters"].as_array_mut() {
         let query = ["start_time", "end_time"];
-        parameters.extend(query.map(|name| json!({"$ref": format!("#/components/parameters/{name}")})));
+        parameters
+            .extend(query.map(|name| json!({"$ref": format!("#/components/parameters/{name}")})));
     }
     operation
 }

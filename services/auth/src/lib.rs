@@ -56,67 +56,71 @@ impl process::Service for Auth {
     const DEFAULT_CONFIG: &'static str = include_str!("../default.toml");
     type Config = Config;
 
-    async fn serve(config: Config, context: Context) -> anyhow::Result<()> {
-        config.check()?;
-        // Both from the start, so that readiness never counts one without the other.
-        let store_health = context.health.component("store");
-        let bus_health = context.health.component("bus");
-        let metrics = Metrics::new(&context.registry)?;
-        let (store, peppers) = open_store(&config).await?;
-        let bus = Bus::connect(&config.bus, &context.instance, None).await?;
-        let identity = &config.identity;
-        let authority = Arc::new(Authority {
-            directory: Directory::new(store.clone(), config.store.cached_keys),
-            peppers,
-            identities: Identities::new(identity.lifetime_s, identity.cached_identities),
-            permits: Permits::new(context.clock.clone(), config.permits.valid_ms),
-            clock: context.clock.clone(),
-            metrics: metrics.clone(),
-        });
-        let (jwks_bus, clock) = (bus.clone(), context.clock.clone());
-        let jwks = Jwks::new(jwks_bus, clock, identity.clone(), metrics.clone());
-        // The public key is there before the first question can be answered.
-        jwks.refresh(&authority.identities)
-            .await
-            .context("cannot publish the signing key")?;
-        let desk = Desk {
-            authority: Arc::clone(&authority),
-            bus: bus.clone(),
-            page_keys: config.store.page_keys,
-        };
-        let answering = answer_all(&desk, &config, &context).await?;
-        let upkeep = Upkeep {
-            authority,
-            jwks,
-            store: store_health.clone(),
-            interval: Duration::from_millis(config.upkeep.interval_ms),
-            tombstone_days: config.store.tombstone_days,
-        };
-        store_health.set_ready();
-        let watching = upkeep::watch_connection(bus.clone(), bus_health, context.clone());
-        let answered = CancellationToken::new();
-        let beating = bus::beat::run(bus.clone(), context.clone(), || None, answered.clone());
-        let background = [
-            context
-                .tasks
-                .spawn("upkeep", upkeep.run(bus.clone(), context.clone())),
-            context.tasks.spawn("connection", watching),
-            context.tasks.spawn("beat", beating),
-        ];
-
-        context.shutdown.stopping().await;
-        // A task that panicked is reported by the context, which owns it.
-        for task in answering {
-            let _ = task.await;
-        }
-        answered.cancel();
-        for task in background {
-            let _ = task.await;
-        }
-        bus.close(CLOSE_LIMIT).await;
-        store.close().await;
-        Ok(())
+    fn serve(config: Config, context: Context) -> process::Serving {
+        Box::pin(serve(config, context))
     }
+}
+
+async fn serve(config: Config, context: Context) -> anyhow::Result<()> {
+    config.check()?;
+    // Both from the start, so that readiness never counts one without the other.
+    let store_health = context.health.component("store");
+    let bus_health = context.health.component("bus");
+    let metrics = Metrics::new(&context.registry)?;
+    let (store, peppers) = open_store(&config).await?;
+    let bus = Bus::connect(&config.bus, &context.instance, None).await?;
+    let identity = &config.identity;
+    let authority = Arc::new(Authority {
+        directory: Directory::new(store.clone(), config.store.cached_keys),
+        peppers,
+        identities: Identities::new(identity.lifetime_s, identity.cached_identities),
+        permits: Permits::new(context.clock.clone(), config.permits.valid_ms),
+        clock: context.clock.clone(),
+        metrics: metrics.clone(),
+    });
+    let (jwks_bus, clock) = (bus.clone(), context.clock.clone());
+    let jwks = Jwks::new(jwks_bus, clock, identity.clone(), metrics.clone());
+    // The public key is there before the first question can be answered.
+    jwks.refresh(&authority.identities)
+        .await
+        .context("cannot publish the signing key")?;
+    let desk = Desk {
+        authority: Arc::clone(&authority),
+        bus: bus.clone(),
+        page_keys: config.store.page_keys,
+    };
+    let answering = answer_all(&desk, &config, &context).await?;
+    let upkeep = Upkeep {
+        authority,
+        jwks,
+        store: store_health.clone(),
+        interval: Duration::from_millis(config.upkeep.interval_ms),
+        tombstone_days: config.store.tombstone_days,
+    };
+    store_health.set_ready();
+    let watching = upkeep::watch_connection(bus.clone(), bus_health, context.clone());
+    let answered = CancellationToken::new();
+    let beating = bus::beat::run(bus.clone(), context.clone(), || None, answered.clone());
+    let background = [
+        context
+            .tasks
+            .spawn("upkeep", upkeep.run(bus.clone(), context.clone())),
+        context.tasks.spawn("connection", watching),
+        context.tasks.spawn("beat", beating),
+    ];
+
+    context.shutdown.stopping().await;
+    // A task that panicked is reported by the context, which owns it.
+    for task in answering {
+        let _ = task.await;
+    }
+    answered.cancel();
+    for task in background {
+        let _ = task.await;
+    }
+    bus.close(CLOSE_LIMIT).await;
+    store.close().await;
+    Ok(())
 }
 
 async fn open_store(config: &Config) -> anyhow::Result<(Store, Peppers)> {

@@ -39,37 +39,41 @@ impl process::Service for Autoscaler {
     const DEFAULT_CONFIG: &'static str = include_str!("../default.toml");
     type Config = Config;
 
-    async fn serve(config: Config, context: Context) -> anyhow::Result<()> {
-        let health = context.health.component("bus");
-        let bus = Bus::connect(&config.bus, &context.instance, None)
-            .await
-            .context("cannot reach the broker")?;
-        bus.ensure_stream(&streams::events()).await?;
-        let stale_after_ms = config.policy.stale_after_ms;
-        let metrics = Metrics::register(&context.registry)?;
-        let clock = context.clock.clone();
-        let observer = Observer::new(bus.clone(), clock, metrics.clone(), stale_after_ms);
-        let observer = Arc::new(observer);
-        let parts = Parts {
-            metrics,
-            bus: bus.clone(),
-            observer,
-            context,
-        };
-        parts.follow(health).await?;
-        match config.actuator.kind {
-            ActuatorKind::Local => parts.run(&config, Local::new(bus.clone())).await,
-            ActuatorKind::Recommend => {
-                let limits = Limits {
-                    min: config.actuator.min_workers,
-                    max: config.actuator.max_workers,
-                };
-                parts.run(&config, Recommend::new(limits)).await;
-            }
-        }
-        bus.close(CLOSE_TIMEOUT).await;
-        Ok(())
+    fn serve(config: Config, context: Context) -> process::Serving {
+        Box::pin(serve(config, context))
     }
+}
+
+async fn serve(config: Config, context: Context) -> anyhow::Result<()> {
+    let health = context.health.component("bus");
+    let bus = Bus::connect(&config.bus, &context.instance, None)
+        .await
+        .context("cannot reach the broker")?;
+    bus.ensure_stream(&streams::events()).await?;
+    let stale_after_ms = config.policy.stale_after_ms;
+    let metrics = Metrics::register(&context.registry)?;
+    let clock = context.clock.clone();
+    let observer = Observer::new(bus.clone(), clock, metrics.clone(), stale_after_ms);
+    let observer = Arc::new(observer);
+    let parts = Parts {
+        metrics,
+        bus: bus.clone(),
+        observer,
+        context,
+    };
+    parts.follow(health).await?;
+    match config.actuator.kind {
+        ActuatorKind::Local => parts.run(&config, Local::new(bus.clone())).await,
+        ActuatorKind::Recommend => {
+            let limits = Limits {
+                min: config.actuator.min_workers,
+                max: config.actuator.max_workers,
+            };
+            parts.run(&config, Recommend::new(limits)).await;
+        }
+    }
+    bus.close(CLOSE_TIMEOUT).await;
+    Ok(())
 }
 
 /// What the tasks share.

@@ -38,44 +38,48 @@ impl process::Service for Cache {
     const DEFAULT_CONFIG: &'static str = include_str!("../default.toml");
     type Config = Config;
 
-    async fn serve(config: Config, context: Context) -> anyhow::Result<()> {
-        config.check()?;
-        let health = context.health.component("bus");
-        let metrics = Metrics::new(&context.registry)?;
-        let bus = Bus::connect(&config.bus, &context.instance, None).await?;
-        let clock = context.clock.clone();
-        let store = Arc::new(Store::new(config.store.clone(), clock, metrics.clone()));
-        let (announcer, announcements) = announce::announcer(&config.announce, &metrics);
-        let desk = Desk {
-            store: Arc::clone(&store),
-            announcer,
-            metrics,
-        };
-        let tasks = &context.tasks;
-        let announcing = announcements.run(bus.clone(), context.shutdown.clone());
-        let mut running = vec![tasks.spawn("announce", announcing)];
-        running.extend(answer_all(&bus, &desk, &config, &context).await?);
-        let interval = config.store.sweep_interval();
-        running.push(tasks.spawn("sweep", sweep(store, interval, context.clone())));
-        running.push(tasks.spawn(
-            "connection",
-            watch_connection(bus.clone(), health, context.clone()),
-        ));
-        // The last beat says that we drain, so this one ends after the others.
-        let ended = CancellationToken::new();
-        let beating = bus::beat::run(bus.clone(), context.clone(), || None, ended.clone());
-        let beating = tasks.spawn("beat", beating);
-
-        context.shutdown.stopping().await;
-        for task in running {
-            // A task that panicked is reported by the context, which owns it.
-            let _ = task.await;
-        }
-        ended.cancel();
-        let _ = beating.await;
-        bus.close(CLOSE_LIMIT).await;
-        Ok(())
+    fn serve(config: Config, context: Context) -> process::Serving {
+        Box::pin(serve(config, context))
     }
+}
+
+async fn serve(config: Config, context: Context) -> anyhow::Result<()> {
+    config.check()?;
+    let health = context.health.component("bus");
+    let metrics = Metrics::new(&context.registry)?;
+    let bus = Bus::connect(&config.bus, &context.instance, None).await?;
+    let clock = context.clock.clone();
+    let store = Arc::new(Store::new(config.store.clone(), clock, metrics.clone()));
+    let (announcer, announcements) = announce::announcer(&config.announce, &metrics);
+    let desk = Desk {
+        store: Arc::clone(&store),
+        announcer,
+        metrics,
+    };
+    let tasks = &context.tasks;
+    let announcing = announcements.run(bus.clone(), context.shutdown.clone());
+    let mut running = vec![tasks.spawn("announce", announcing)];
+    running.extend(answer_all(&bus, &desk, &config, &context).await?);
+    let interval = config.store.sweep_interval();
+    running.push(tasks.spawn("sweep", sweep(store, interval, context.clone())));
+    running.push(tasks.spawn(
+        "connection",
+        watch_connection(bus.clone(), health, context.clone()),
+    ));
+    // The last beat says that we drain, so this one ends after the others.
+    let ended = CancellationToken::new();
+    let beating = bus::beat::run(bus.clone(), context.clone(), || None, ended.clone());
+    let beating = tasks.spawn("beat", beating);
+
+    context.shutdown.stopping().await;
+    for task in running {
+        // A task that panicked is reported by the context, which owns it.
+        let _ = task.await;
+    }
+    ended.cancel();
+    let _ = beating.await;
+    bus.close(CLOSE_LIMIT).await;
+    Ok(())
 }
 
 /// Listens on every subject of the tier until the stop; when this returns, the broker knows all subscriptions.

@@ -5,7 +5,6 @@
 //! `prices.rs`; `ledger.rs` (one transaction); aside `answer.rs` → `usage.rs`, and `verify.rs` for the command line.
 
 pub mod answer;
-mod beat;
 pub mod book;
 pub mod collect;
 pub mod config;
@@ -50,39 +49,43 @@ impl process::Service for CostAccounting {
     const DEFAULT_CONFIG: &'static str = include_str!("../default.toml");
     type Config = Config;
 
-    async fn serve(config: Config, context: Context) -> anyhow::Result<()> {
-        let (bus_health, ledger_health) = (
-            context.health.component("bus"),
-            context.health.component("ledger"),
-        );
-        let metrics = Metrics::register(&context.registry)?;
-        let prices = Prices::load(&config.prices.path).context("cannot use the price file")?;
-        let ledger = Ledger::open(&config.ledger.path).await?;
-        let store = UsageStore::open(&config.ledger.path).await?;
-        let bus = Bus::connect(&config.bus, &context.instance, None)
-            .await
-            .context("cannot reach the broker")?;
-        let progress = Progress::default();
-        let answerer = Answerer {
-            store: store.clone(),
-            progress: progress.clone(),
-            metrics: metrics.clone(),
-        };
-        let consumer = Consumer {
-            bus: bus.clone(),
-            ledger,
-            booker: Booker::new(prices),
-            metrics,
-            options: config.booking,
-            clock: context.clock.clone(),
-            component: ledger_health,
-            progress,
-        };
-        run(&bus, &context, (consumer, answerer, bus_health)).await?;
-        store.close().await;
-        bus.close(CLOSE_TIMEOUT).await;
-        Ok(())
+    fn serve(config: Config, context: Context) -> process::Serving {
+        Box::pin(serve(config, context))
     }
+}
+
+async fn serve(config: Config, context: Context) -> anyhow::Result<()> {
+    let (bus_health, ledger_health) = (
+        context.health.component("bus"),
+        context.health.component("ledger"),
+    );
+    let metrics = Metrics::register(&context.registry)?;
+    let prices = Prices::load(&config.prices.path).context("cannot use the price file")?;
+    let ledger = Ledger::open(&config.ledger.path).await?;
+    let store = UsageStore::open(&config.ledger.path).await?;
+    let bus = Bus::connect(&config.bus, &context.instance, None)
+        .await
+        .context("cannot reach the broker")?;
+    let progress = Progress::default();
+    let answerer = Answerer {
+        store: store.clone(),
+        progress: progress.clone(),
+        metrics: metrics.clone(),
+    };
+    let consumer = Consumer {
+        bus: bus.clone(),
+        ledger,
+        booker: Booker::new(prices),
+        metrics,
+        options: config.booking,
+        clock: context.clock.clone(),
+        component: ledger_health,
+        progress,
+    };
+    run(&bus, &context, (consumer, answerer, bus_health)).await?;
+    store.close().await;
+    bus.close(CLOSE_TIMEOUT).await;
+    Ok(())
 }
 
 /// Runs the parts until the stop and waits for each to end.
@@ -103,9 +106,19 @@ async fn run(
         "connection",
         follow_connection(bus.clone(), bus_health, context.clone()),
     );
-    let beating = context
-        .tasks
-        .spawn("beat", beat::beat(bus.clone(), context.clone()));
+    let beat = bus::beat::run(bus.clone(), context.clone(), || None, stop.clone());
+    let beating = context.tasks.spawn("beat", beat);
+    let malformed = answerer
+        .metrics
+        .rejected
+        .with_label_values(&["malformed_order"]);
+    let orders = bus::control::run(
+        bus.clone(),
+        context.clone(),
+        move || malformed.inc(),
+        stop.clone(),
+    );
+    let obeying = context.tasks.spawn("control", orders);
     let options = ServeOptions {
         concurrency: USAGE_CONCURRENCY,
         ..ServeOptions::default()
@@ -114,7 +127,7 @@ async fn run(
         answerer.answer(question)
     })
     .await;
-    for task in [booking, following, beating] {
+    for task in [booking, following, beating, obeying] {
         // A task that failed has said so and is remembered by its owner.
         let _ = task.await;
     }

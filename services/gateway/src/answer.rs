@@ -30,7 +30,13 @@ impl Answer {
     /// An answer that was computed.
     #[must_use]
     pub fn new(model: String, vectors: Vec<Vector>, input_tokens: u64) -> Self {
-        Self { model, vectors, input_tokens, float: OnceLock::new(), base64: OnceLock::new() }
+        Self {
+            model,
+            vectors,
+            input_tokens,
+            float: OnceLock::new(),
+            base64: OnceLock::new(),
+        }
     }
 
     /// An answer that came from the shared tier.
@@ -42,7 +48,10 @@ impl Answer {
     /// What the shared tier keeps of it.
     #[must_use]
     pub fn to_cached(&self) -> CachedEmbeddings {
-        CachedEmbeddings { vectors: self.vectors.clone(), input_tokens: self.input_tokens }
+        CachedEmbeddings {
+            vectors: self.vectors.clone(),
+            input_tokens: self.input_tokens,
+        }
     }
 
     /// The response body, rendered on first use.
@@ -51,7 +60,10 @@ impl Answer {
             EncodingFormat::Float => &self.float,
             EncodingFormat::Base64 => &self.base64,
         };
-        cell.get_or_init(|| render::embeddings(&self.model, &self.vectors, self.input_tokens, format)).clone()
+        cell.get_or_init(|| {
+            render::embeddings(&self.model, &self.vectors, self.input_tokens, format)
+        })
+        .clone()
     }
 
     /// What the answer weighs in the local cache, in bytes: vectors (4 bytes a value) and both rendered bodies
@@ -59,6 +71,7 @@ impl Answer {
     #[must_use]
     pub fn weight_bytes(&self) -> u32 {
         let values: usize = self.vectors.iter().map(|vector| vector.0.len()).sum();
-        u32::try_from(values * (4 + 12 + 6) + self.vectors.len() * 128 + OVERHEAD_BYTES).unwrap_or(u32::MAX)
+        u32::try_from(values * (4 + 12 + 6) + self.vectors.len() * 128 + OVERHEAD_BYTES)
+            .unwrap_or(u32::MAX)
     }
 }

@@ -88,7 +88,10 @@ impl Authorizer {
     pub async fn authorize(&self, headers: &HeaderMap) -> Result<Arc<Caller>, Failure> {
         let key = key_text(headers)?;
         let kid = policy::check_key(key).map_err(|_| invalid_key())?;
-        let presented = Presented { kid, sha256: Sha256::digest(key.as_bytes()).into() };
+        let presented = Presented {
+            kid,
+            sha256: Sha256::digest(key.as_bytes()).into(),
+        };
         if let Some(caller) = self.known(&presented, Need::Fresh) {
             return Ok(caller);
         }
@@ -115,13 +118,19 @@ impl Authorizer {
         let same: bool = caller.key_sha256.ct_eq(&presented.sha256).into();
         let ends_at_ms = match need {
             Need::Fresh => caller.renew_at_ms,
-            Need::Alive => caller.grant.identity_expires_at_ms.saturating_sub(USELESS_BELOW_MS),
+            Need::Alive => caller
+                .grant
+                .identity_expires_at_ms
+                .saturating_sub(USELESS_BELOW_MS),
         };
         (same && self.clock.now_unix_ms() < ends_at_ms).then_some(caller)
     }
 
     async fn resolve(&self, presented: &Presented<'_>) -> Result<Arc<Caller>, Failure> {
-        let request = Resolve { kid: presented.kid.to_owned(), key_sha256: policy::hex(&presented.sha256) };
+        let request = Resolve {
+            kid: presented.kid.to_owned(),
+            key_sha256: policy::hex(&presented.sha256),
+        };
         let count = |outcome: &str| self.metrics.resolved.with_label_values(&[outcome]).inc();
         let away = |error: &dyn std::fmt::Display| {
             count("unavailable");
@@ -130,7 +139,10 @@ impl Authorizer {
         };
         let payload = wire::encode(&request).map_err(|error| away(&error))?;
         let subject = subjects::resolve(presented.kid);
-        let reply = self.bus.request(&subject, Headers::new(), payload.into(), self.timeout).await;
+        let reply = self
+            .bus
+            .request(&subject, Headers::new(), payload.into(), self.timeout)
+            .await;
         let reply = reply.map_err(|error| away(&error))?;
         match wire::decode::<Resolved>(&reply.payload).map_err(|error| away(&error))? {
             Resolved::Granted(grant) => {
@@ -151,17 +163,29 @@ impl Authorizer {
 
     fn remember(&self, presented: &Presented<'_>, grant: Grant) -> Arc<Caller> {
         // Permits outlive the grant: a new identity is no new allowance.
-        let permits = self.permits.get_with_by_ref(presented.kid, || Arc::new(Permits::default()));
+        let permits = self
+            .permits
+            .get_with_by_ref(presented.kid, || Arc::new(Permits::default()));
         let now_ms = self.clock.now_unix_ms();
         let renew_at_ms = now_ms + grant.identity_expires_at_ms.saturating_sub(now_ms) / 2;
-        let caller = Arc::new(Caller { grant, permits, key_sha256: presented.sha256, renew_at_ms });
-        self.callers.insert(presented.kid.to_owned(), Arc::clone(&caller));
+        let caller = Arc::new(Caller {
+            grant,
+            permits,
+            key_sha256: presented.sha256,
+            renew_at_ms,
+        });
+        self.callers
+            .insert(presented.kid.to_owned(), Arc::clone(&caller));
         caller
     }
 
     /// A key was changed: what is known of older versions is void.
     pub fn on_revoked(&self, revoked: &Revoked) {
-        if self.callers.get(&revoked.kid).is_some_and(|known| known.grant.policy_version < revoked.policy_version) {
+        if self
+            .callers
+            .get(&revoked.kid)
+            .is_some_and(|known| known.grant.policy_version < revoked.policy_version)
+        {
             self.callers.invalidate(&revoked.kid);
         }
         // The key may have been enabled, or have been made just after somebody tried it.
@@ -182,13 +206,20 @@ fn key_text(headers: &HeaderMap) -> Result<&str, Failure> {
             _ => "",
         }
     });
-    let named = |name: &str| headers.get(name).map(|value| value.to_str().unwrap_or_default().trim());
-    bearer.or_else(|| named("x-api-key")).or_else(|| named("api-key")).ok_or_else(|| {
-        Failure::new(
-            ErrorCode::MissingKey,
-            "no API key: send it as 'Authorization: Bearer <key>', 'x-api-key' or 'api-key'",
-        )
-    })
+    let named = |name: &str| {
+        headers
+            .get(name)
+            .map(|value| value.to_str().unwrap_or_default().trim())
+    };
+    bearer
+        .or_else(|| named("x-api-key"))
+        .or_else(|| named("api-key"))
+        .ok_or_else(|| {
+            Failure::new(
+                ErrorCode::MissingKey,
+                "no API key: send it as 'Authorization: Bearer <key>', 'x-api-key' or 'api-key'",
+            )
+        })
 }
 
 /// One text for every kind of bad key: the difference is nobody's business.
@@ -205,14 +236,23 @@ mod tests {
     #[test]
     fn keys_come_in_three_headers() {
         let key = |name: &'static str, value: &'static str| {
-            let pair = (HeaderName::from_static(name), HeaderValue::from_static(value));
-            key_text(&HeaderMap::from_iter([pair])).map(str::to_owned).map_err(|failure| failure.code)
+            let pair = (
+                HeaderName::from_static(name),
+                HeaderValue::from_static(value),
+            );
+            key_text(&HeaderMap::from_iter([pair]))
+                .map(str::to_owned)
+                .map_err(|failure| failure.code)
         };
         assert_eq!(key("authorization", "Bearer k").as_deref(), Ok("k"));
         assert_eq!(key("authorization", "bearer  k ").as_deref(), Ok("k"));
         assert_eq!(key("x-api-key", "k").as_deref(), Ok("k"));
         assert_eq!(key("api-key", "k").as_deref(), Ok("k"));
-        assert_eq!(key("authorization", "Basic k").as_deref(), Ok(""), "refused later, as a malformed key");
+        assert_eq!(
+            key("authorization", "Basic k").as_deref(),
+            Ok(""),
+            "refused later, as a malformed key"
+        );
         assert_eq!(key("x-other", "k"), Err(ErrorCode::MissingKey));
     }
 }

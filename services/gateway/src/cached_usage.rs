@@ -51,7 +51,11 @@ struct Report {
 impl CachedUsage {
     /// Notes one answer that was not computed.
     pub fn note(&self, tenant: &str, key_id: &str, model: &str, input_tokens: u64) {
-        let payer = Payer { tenant: tenant.to_owned(), key_id: key_id.to_owned(), model: model.to_owned() };
+        let payer = Payer {
+            tenant: tenant.to_owned(),
+            key_id: key_id.to_owned(),
+            model: model.to_owned(),
+        };
         let mut notes = self.notes.lock().unwrap_or_else(PoisonError::into_inner);
         let sums = notes.entry(payer).or_default();
         sums.requests += 1;
@@ -68,7 +72,9 @@ impl CachedUsage {
 /// # Errors
 /// Never; the signature is that of a task.
 pub(crate) async fn run(gateway: Arc<Gateway>, stop: CancellationToken) -> anyhow::Result<()> {
-    let mut tick = tokio::time::interval(Duration::from_millis(gateway.config.usage.report_interval_ms));
+    let mut tick = tokio::time::interval(Duration::from_millis(
+        gateway.config.usage.report_interval_ms,
+    ));
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut waiting = Vec::new();
     let mut number = 0;
@@ -81,7 +87,10 @@ pub(crate) async fn run(gateway: Arc<Gateway>, stop: CancellationToken) -> anyho
         gateway.deliver(&mut waiting).await;
         if last {
             if !waiting.is_empty() {
-                tracing::warn!(reports = waiting.len(), "reports of cached answers not delivered");
+                tracing::warn!(
+                    reports = waiting.len(),
+                    "reports of cached answers not delivered"
+                );
             }
             return Ok(());
         }
@@ -113,15 +122,24 @@ impl Gateway {
                 occurred_at_ms: self.clock.now_unix_ms(),
             };
             let subject = subjects::cost(&event.tenant, &model_slug(&event.model));
-            match wire::encode(&CostBatch { events: vec![event] }) {
-                Ok(payload) => waiting.push(Report { subject, event_id, payload: payload.into() }),
+            match wire::encode(&CostBatch {
+                events: vec![event],
+            }) {
+                Ok(payload) => waiting.push(Report {
+                    subject,
+                    event_id,
+                    payload: payload.into(),
+                }),
                 Err(error) => tracing::error!(%error, "report of cached answers cannot be encoded"),
             }
         }
         if waiting.len() > MAX_WAITING {
             let dropped = waiting.len() - MAX_WAITING;
             waiting.drain(..dropped);
-            tracing::warn!(dropped, "reports of cached answers dropped, the broker does not take them");
+            tracing::warn!(
+                dropped,
+                "reports of cached answers dropped, the broker does not take them"
+            );
         }
     }
 
@@ -129,8 +147,15 @@ impl Gateway {
     async fn deliver(&self, waiting: &mut Vec<Report>) {
         while let Some(report) = waiting.first() {
             let message_headers = Headers::new().with(headers::MESSAGE_ID, &report.event_id);
-            let sent =
-                self.bus.publish_acked(&report.subject, message_headers, report.payload.clone(), PUBLISH_TIMEOUT).await;
+            let sent = self
+                .bus
+                .publish_acked(
+                    &report.subject,
+                    message_headers,
+                    report.payload.clone(),
+                    PUBLISH_TIMEOUT,
+                )
+                .await;
             match sent {
                 Ok(_) => self.metrics.cached_reports.inc(),
                 Err(PublishError::Bus(error)) => {
@@ -156,8 +181,18 @@ mod tests {
         usage.note("t", "k", "m", 4);
         usage.note("u", "k", "m", 1);
         let taken = usage.take();
-        let payer = Payer { tenant: "t".to_owned(), key_id: "k".to_owned(), model: "m".to_owned() };
-        assert_eq!(taken[&payer], Sums { requests: 2, input_tokens: 7 });
+        let payer = Payer {
+            tenant: "t".to_owned(),
+            key_id: "k".to_owned(),
+            model: "m".to_owned(),
+        };
+        assert_eq!(
+            taken[&payer],
+            Sums {
+                requests: 2,
+                input_tokens: 7
+            }
+        );
         assert_eq!(taken.len(), 2);
         assert!(usage.take().is_empty());
     }

@@ -1,7 +1,7 @@
 //! Which models exist and who serves them. Input: model cards of the `MODELS` bucket, heartbeats of workers, the clock.
 //! Output: the card of a model, whether work for it may be queued, and which workers have gone silent. Pure state.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use schemas::fleet::{BEAT_INTERVAL_MS, Beat, InstanceState, MISSED_BEATS, ModelCard};
@@ -45,6 +45,8 @@ struct Worker {
     model: String,
     beat_us: u64,
     ready: bool,
+    /// Its silence was told by [`Catalog::newly_silent`].
+    mourned: bool,
 }
 
 impl Catalog {
@@ -52,7 +54,11 @@ impl Catalog {
     /// a gateway that has just started has not heard the workers yet.
     #[must_use]
     pub fn new(now_us: u64, grace_ms: u64) -> Self {
-        Self { state: RwLock::default(), started_us: now_us, grace_us: grace_ms * 1_000 }
+        Self {
+            state: RwLock::default(),
+            started_us: now_us,
+            grace_us: grace_ms * 1_000,
+        }
     }
 
     fn read(&self) -> RwLockReadGuard<'_, State> {
@@ -86,16 +92,56 @@ impl Catalog {
         };
         let ready = beat.state == InstanceState::Ready;
         let mut state = self.write();
-        let entry = Worker { model: worker.model.clone(), beat_us: now_us, ready };
+        let entry = Worker {
+            model: worker.model.clone(),
+            beat_us: now_us,
+            ready,
+            mourned: false,
+        };
         if ready {
             state.served_us.insert(worker.model.clone(), now_us);
         }
         state.workers.insert(beat.instance.clone(), entry);
     }
 
+    /// The connection is back: silence before now was ours, and counts from now.
+    pub fn on_reconnected(&self, now_us: u64) {
+        let mut state = self.write();
+        let State {
+            workers, served_us, ..
+        } = &mut *state;
+        for worker in workers.values_mut() {
+            worker.beat_us = now_us;
+            if worker.ready {
+                served_us.insert(worker.model.clone(), now_us);
+            }
+        }
+    }
+
+    /// True names of the models of which a worker has gone silent since the last question. One that was draining does not
+    /// count: it has given its work back.
+    pub fn newly_silent(&self, now_us: u64) -> HashSet<String> {
+        let silent = |worker: &&mut Worker| {
+            !worker.mourned && now_us.saturating_sub(worker.beat_us) > SILENCE_US
+        };
+        let mut state = self.write();
+        let mourn = |worker: &mut Worker| {
+            worker.mourned = true;
+            worker.ready.then(|| worker.model.clone())
+        };
+        state
+            .workers
+            .values_mut()
+            .filter(silent)
+            .filter_map(mourn)
+            .collect()
+    }
+
     /// Drops workers silent for ten times the limit; until then they are known as silent.
     pub fn forget_old(&self, now_us: u64) {
-        self.write().workers.retain(|_, worker| now_us.saturating_sub(worker.beat_us) < 10 * SILENCE_US);
+        self.write()
+            .workers
+            .retain(|_, worker| now_us.saturating_sub(worker.beat_us) < 10 * SILENCE_US);
     }
 
     /// The card of a model and whether work for it may be queued.
@@ -105,7 +151,11 @@ impl Catalog {
         let Some(card) = state.cards.get(name) else {
             return Lookup::Unknown;
         };
-        let last_us = state.served_us.get(name).copied().unwrap_or(self.started_us);
+        let last_us = state
+            .served_us
+            .get(name)
+            .copied()
+            .unwrap_or(self.started_us);
         if now_us.saturating_sub(last_us) <= SILENCE_US + self.grace_us {
             Lookup::Served(Arc::clone(card))
         } else {
@@ -117,15 +167,22 @@ impl Catalog {
     #[must_use]
     pub fn any_served(&self, now_us: u64) -> bool {
         let state = self.read();
-        let alive = |worker: &Worker| worker.ready && now_us.saturating_sub(worker.beat_us) <= SILENCE_US;
-        state.workers.values().any(|worker| alive(worker) && state.cards.contains_key(&worker.model))
+        let alive =
+            |worker: &Worker| worker.ready && now_us.saturating_sub(worker.beat_us) <= SILENCE_US;
+        state
+            .workers
+            .values()
+            .any(|worker| alive(worker) && state.cards.contains_key(&worker.model))
     }
 
     /// Whether a worker has gone silent; one that was never heard is not known to be.
     #[must_use]
     pub fn is_silent(&self, worker: &str, now_us: u64) -> bool {
         let state = self.read();
-        state.workers.get(worker).is_some_and(|worker| now_us.saturating_sub(worker.beat_us) > SILENCE_US)
+        state
+            .workers
+            .get(worker)
+            .is_some_and(|worker| now_us.saturating_sub(worker.beat_us) > SILENCE_US)
     }
 
     /// All cards, by name.
@@ -181,12 +238,18 @@ mod tests {
         let catalog = Catalog::new(0, 10_000);
         assert_eq!(catalog.find("M", 0), Lookup::Unknown);
         catalog.on_card(card());
-        assert!(matches!(catalog.find("M", 0), Lookup::Served(_)), "just started");
+        assert!(
+            matches!(catalog.find("M", 0), Lookup::Served(_)),
+            "just started"
+        );
         assert!(!catalog.any_served(0));
         catalog.on_beat(&beat(InstanceState::Ready), 20 * SECOND_US);
         assert!(catalog.any_served(23 * SECOND_US));
         assert!(!catalog.any_served(24 * SECOND_US));
-        assert!(matches!(catalog.find("M", 33 * SECOND_US), Lookup::Served(_)));
+        assert!(matches!(
+            catalog.find("M", 33 * SECOND_US),
+            Lookup::Served(_)
+        ));
         assert_eq!(catalog.find("M", 34 * SECOND_US), Lookup::NoWorker);
         catalog.on_card_deleted("m");
         assert_eq!(catalog.find("M", 34 * SECOND_US), Lookup::Unknown);
@@ -201,5 +264,30 @@ mod tests {
         assert!(catalog.is_silent("w1", 4 * SECOND_US));
         catalog.forget_old(100 * SECOND_US);
         assert!(!catalog.is_silent("w1", 100 * SECOND_US));
+    }
+
+    #[test]
+    fn a_worker_that_falls_silent_is_told_once_and_own_silence_does_not_count() {
+        let catalog = Catalog::new(0, 0);
+        let gone = HashSet::from(["M".to_owned()]);
+        catalog.on_beat(&beat(InstanceState::Ready), 0);
+        assert!(catalog.newly_silent(3 * SECOND_US).is_empty());
+        assert_eq!(catalog.newly_silent(4 * SECOND_US), gone);
+        assert!(
+            catalog.newly_silent(5 * SECOND_US).is_empty(),
+            "told already"
+        );
+        catalog.on_beat(&beat(InstanceState::Ready), 6 * SECOND_US);
+        catalog.on_reconnected(20 * SECOND_US);
+        assert!(
+            !catalog.is_silent("w1", 21 * SECOND_US)
+                && catalog.newly_silent(21 * SECOND_US).is_empty()
+        );
+        assert_eq!(catalog.newly_silent(24 * SECOND_US), gone);
+        catalog.on_beat(&beat(InstanceState::Draining), 25 * SECOND_US);
+        assert!(
+            catalog.newly_silent(30 * SECOND_US).is_empty(),
+            "it has given its work back"
+        );
     }
 }

@@ -16,7 +16,11 @@ impl Gateway {
     ///
     /// # Errors
     /// `unavailable` when there is no connection.
-    pub(crate) async fn publish(&self, flight: &Arc<Flight>, edition: Edition) -> Result<(), Failure> {
+    pub(crate) async fn publish(
+        &self,
+        flight: &Arc<Flight>,
+        edition: Edition,
+    ) -> Result<(), Failure> {
         let order = &flight.order;
         let number = {
             let mut state = flight.state();
@@ -26,12 +30,23 @@ impl Gateway {
         let publication = self.flights.publication(order.request_id);
         let reply = subjects::reply_publish_ack(&self.instance, publication);
         let mut message_headers = Headers::new();
-        message_headers.insert(headers::MESSAGE_ID, format!("{}:{number}", order.request_id));
+        message_headers.insert(
+            headers::MESSAGE_ID,
+            format!("{}:{number}", order.request_id),
+        );
         message_headers.insert(headers::DEADLINE, order.deadline_ms.to_string());
         message_headers.insert(headers::IDENTITY, order.identity.as_str());
         message_headers.insert(headers::REPLY, self.reply_subject.as_str());
         message_headers.insert(headers::TRACEPARENT, order.trace.child().to_string());
-        let sent = self.bus.publish_with_reply(&order.subject, &reply, message_headers, order.payload.clone()).await;
+        let sent = self
+            .bus
+            .publish_with_reply(
+                &order.subject,
+                &reply,
+                message_headers,
+                order.payload.clone(),
+            )
+            .await;
         sent.map_err(|error| unsent(&error))
     }
 
@@ -46,9 +61,13 @@ impl Gateway {
             Some(accepted) => subjects::cancel_worker(&accepted.worker),
             None => subjects::cancel_model(&order.slug),
         };
-        let cancel = Cancel { request_ids: vec![order.request_id] };
+        let cancel = Cancel {
+            request_ids: vec![order.request_id],
+        };
         if let Ok(payload) = wire::encode(&cancel) {
-            self.bus.publish(&subject, Headers::new(), payload.into()).await?;
+            self.bus
+                .publish(&subject, Headers::new(), payload.into())
+                .await?;
         }
         if let (None, Some(sequence)) = (accepted, sequence) {
             delete_queued(&self.bus, order, sequence).await;
@@ -59,11 +78,15 @@ impl Gateway {
     /// Stops copies of answered work that was published more than once, wherever they are. Only for flights that are over:
     /// workers remember the request as cancelled and drop whatever still comes of it.
     pub(crate) async fn stop_copies(&self, flight: &Flight) -> Result<(), BusError> {
-        let cancel = Cancel { request_ids: vec![flight.order.request_id] };
+        let cancel = Cancel {
+            request_ids: vec![flight.order.request_id],
+        };
         match wire::encode(&cancel) {
             Ok(payload) => {
                 let subject = subjects::cancel_model(&flight.order.slug);
-                self.bus.publish(&subject, Headers::new(), payload.into()).await
+                self.bus
+                    .publish(&subject, Headers::new(), payload.into())
+                    .await
             }
             Err(_) => Ok(()),
         }
@@ -71,7 +94,7 @@ impl Gateway {
 }
 
 /// Removes work that no worker has taken; one that has just been taken is stopped by the cancellation instead.
-async fn delete_queued(bus: &Bus, order: &Order, sequence: u64) {
+pub(crate) async fn delete_queued(bus: &Bus, order: &Order, sequence: u64) {
     let stream = streams::work_stream_name(&order.slug);
     let queued = match bus.get_message(&stream, sequence).await {
         Ok(queued) => queued,
@@ -93,7 +116,10 @@ async fn delete_queued(bus: &Bus, order: &Order, sequence: u64) {
 fn unsent(error: &BusError) -> Failure {
     tracing::debug!(%error, "work not published");
     match error {
-        BusError::TooLarge { .. } => Failure::new(ErrorCode::BodyTooLarge, "the request is larger than a work message may be"),
+        BusError::TooLarge { .. } => Failure::new(
+            ErrorCode::BodyTooLarge,
+            "the request is larger than a work message may be",
+        ),
         _ => unavailable("the message bus is not reachable"),
     }
 }

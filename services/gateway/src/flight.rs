@@ -74,6 +74,9 @@ pub struct State {
     pub published_at_us: u64,
     /// The broker had no queue for it; it is published again until somebody makes one.
     pub homeless: bool,
+    /// It was replaced in the queue because a worker fell silent that may have had it; done once, because the broker's
+    /// count of deliveries begins anew with it.
+    pub requeued: bool,
     /// Workers died of it or beside it in all attempts but the last, which it gets while no other suspect has one.
     pub suspect: bool,
 }
@@ -142,9 +145,11 @@ impl Flight {
 
     /// One more waiter; `false` when the last has just left and the flight is being cancelled.
     pub fn join(&self) -> bool {
-        let joined = self.waiters.fetch_update(Ordering::AcqRel, Ordering::Acquire, |waiters| {
-            (waiters > 0).then_some(waiters + 1)
-        });
+        let joined = self
+            .waiters
+            .fetch_update(Ordering::AcqRel, Ordering::Acquire, |waiters| {
+                (waiters > 0).then_some(waiters + 1)
+            });
         joined.is_ok()
     }
 
@@ -173,7 +178,10 @@ impl Flight {
 }
 
 fn gone() -> Failure {
-    Failure::new(schemas::error::ErrorCode::Internal, "the request was lost inside the gateway")
+    Failure::new(
+        schemas::error::ErrorCode::Internal,
+        "the request was lost inside the gateway",
+    )
 }
 
 impl State {
@@ -248,51 +256,96 @@ mod tests {
     use super::*;
 
     fn frame(attempt: u32, sequence: u32, frame: Frame) -> ReplyFrame {
-        ReplyFrame { request_id: RequestId::from_bytes([1; 16]), attempt, sequence, frame }
+        ReplyFrame {
+            request_id: RequestId::from_bytes([1; 16]),
+            attempt,
+            sequence,
+            frame,
+        }
     }
 
     fn accepted() -> Frame {
-        Frame::Accepted(Accepted { worker: "w".to_owned(), ack_subject: "a".to_owned() })
+        Frame::Accepted(Accepted {
+            worker: "w".to_owned(),
+            ack_subject: "a".to_owned(),
+        })
     }
 
     fn part(first: u32, values: &[f32]) -> EmbedPart {
-        EmbedPart { first, vectors: values.iter().map(|value| Vector(vec![*value])).collect() }
+        EmbedPart {
+            first,
+            vectors: values.iter().map(|value| Vector(vec![*value])).collect(),
+        }
     }
 
     fn done(first: u32, values: &[f32]) -> Frame {
-        Frame::Done(Done { embed: part(first, values), usage: Usage { input_tokens: 9, ..Usage::default() } })
+        Frame::Done(Done {
+            embed: part(first, values),
+            usage: Usage {
+                input_tokens: 9,
+                ..Usage::default()
+            },
+        })
     }
 
     fn answered(values: &[f32]) -> Effect {
-        Effect::Answered { vectors: part(0, values).vectors, input_tokens: 9 }
+        Effect::Answered {
+            vectors: part(0, values).vectors,
+            input_tokens: 9,
+        }
     }
 
     #[test]
     fn parts_make_a_whole_answer() {
         let mut state = State::default();
         assert_eq!(state.on_frame(frame(1, 0, accepted()), 3), Effect::None);
-        assert_eq!(state.on_frame(frame(1, 1, Frame::Part(part(0, &[1.0]))), 3), Effect::None);
-        assert_eq!(state.on_frame(frame(1, 2, done(1, &[2.0, 3.0])), 3), answered(&[1.0, 2.0, 3.0]));
+        assert_eq!(
+            state.on_frame(frame(1, 1, Frame::Part(part(0, &[1.0]))), 3),
+            Effect::None
+        );
+        assert_eq!(
+            state.on_frame(frame(1, 2, done(1, &[2.0, 3.0])), 3),
+            answered(&[1.0, 2.0, 3.0])
+        );
     }
 
     #[test]
     fn a_gap_or_a_short_answer_is_lost() {
         let mut state = State::default();
         assert_eq!(state.on_frame(frame(1, 0, accepted()), 1), Effect::None);
-        assert_eq!(state.on_frame(frame(1, 2, done(0, &[1.0])), 1), Effect::Lost);
+        assert_eq!(
+            state.on_frame(frame(1, 2, done(0, &[1.0])), 1),
+            Effect::Lost
+        );
         let mut state = State::default();
-        assert_eq!(state.on_frame(frame(1, 0, done(0, &[1.0])), 2), Effect::Lost);
+        assert_eq!(
+            state.on_frame(frame(1, 0, done(0, &[1.0])), 2),
+            Effect::Lost
+        );
         let mut state = State::default();
-        assert_eq!(state.on_frame(frame(1, 0, Frame::Part(part(1, &[1.0]))), 2), Effect::Lost);
+        assert_eq!(
+            state.on_frame(frame(1, 0, Frame::Part(part(1, &[1.0]))), 2),
+            Effect::Lost
+        );
     }
 
     #[test]
     fn a_newer_attempt_starts_over_and_fences_the_older_off() {
         let mut state = State::default();
         state.on_frame(frame(1, 0, Frame::Part(part(0, &[1.0]))), 2);
-        assert_eq!(state.on_frame(frame(2, 0, Frame::Part(part(0, &[7.0]))), 2), Effect::None);
-        assert_eq!(state.on_frame(frame(1, 1, done(1, &[2.0])), 2), Effect::None, "late result of the first worker");
-        assert_eq!(state.on_frame(frame(2, 1, done(1, &[8.0])), 2), answered(&[7.0, 8.0]));
+        assert_eq!(
+            state.on_frame(frame(2, 0, Frame::Part(part(0, &[7.0]))), 2),
+            Effect::None
+        );
+        assert_eq!(
+            state.on_frame(frame(1, 1, done(1, &[2.0])), 2),
+            Effect::None,
+            "late result of the first worker"
+        );
+        assert_eq!(
+            state.on_frame(frame(2, 1, done(1, &[8.0])), 2),
+            answered(&[7.0, 8.0])
+        );
     }
 
     #[test]
@@ -301,13 +354,24 @@ mod tests {
         state.on_published(Edition::Same, 1);
         state.on_frame(frame(1, 0, accepted()), 1);
         state.on_published(Edition::New, 2);
-        assert_eq!(state.accepted, None, "a worker that has lost the message is not waited for");
-        assert_eq!(state.on_frame(frame(1, 1, done(0, &[1.0])), 1), answered(&[1.0]), "the first worker lives");
+        assert_eq!(
+            state.accepted, None,
+            "a worker that has lost the message is not waited for"
+        );
+        assert_eq!(
+            state.on_frame(frame(1, 1, done(0, &[1.0])), 1),
+            answered(&[1.0]),
+            "the first worker lives"
+        );
         let mut state = State::default();
         state.on_frame(frame(3, 0, Frame::Part(part(0, &[1.0]))), 2);
         state.on_published(Edition::New, 2);
         state.on_frame(frame(1, 0, accepted()), 2);
-        assert_eq!(state.on_frame(frame(1, 1, done(0, &[5.0, 6.0])), 2), answered(&[5.0, 6.0]), "it died");
+        assert_eq!(
+            state.on_frame(frame(1, 1, done(0, &[5.0, 6.0])), 2),
+            answered(&[5.0, 6.0]),
+            "it died"
+        );
     }
 
     #[tokio::test]
@@ -321,7 +385,10 @@ mod tests {
             identity: String::new(),
             trace: TraceContext::new_root(),
             deadline_ms: 0,
-            key: CacheKey { tenant: String::new(), digest: serde_bytes::ByteBuf::new() },
+            key: CacheKey {
+                tenant: String::new(),
+                digest: serde_bytes::ByteBuf::new(),
+            },
             join: true,
             keep: false,
             inputs: 1,
@@ -331,7 +398,10 @@ mod tests {
         flight.board();
         assert!(flight.join());
         assert!(!flight.leave());
-        assert!(flight.leave(), "the last to leave an unanswered flight cancels it");
+        assert!(
+            flight.leave(),
+            "the last to leave an unanswered flight cancels it"
+        );
         assert!(!flight.join());
         assert!(flight.complete(Err(Failure::new(ErrorCode::Internal, "a"))));
         assert!(!flight.complete(Err(Failure::new(ErrorCode::Internal, "b"))));

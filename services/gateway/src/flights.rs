@@ -50,9 +50,13 @@ impl Flights {
         }
         let flight = Flight::new(order);
         flight.board();
-        table.by_request.insert(flight.order.request_id, Arc::clone(&flight));
+        table
+            .by_request
+            .insert(flight.order.request_id, Arc::clone(&flight));
         if flight.order.join {
-            table.by_key.insert(flight.order.key.clone(), Arc::clone(&flight));
+            table
+                .by_key
+                .insert(flight.order.key.clone(), Arc::clone(&flight));
         }
         Boarding::Leads(flight)
     }
@@ -86,7 +90,11 @@ impl Flights {
         table.by_request.remove(&flight.order.request_id);
         // The key may belong to another flight: a younger one, when this one was being cancelled or not to be joined.
         let key = &flight.order.key;
-        if table.by_key.get(key).is_some_and(|known| Arc::ptr_eq(known, flight)) {
+        if table
+            .by_key
+            .get(key)
+            .is_some_and(|known| Arc::ptr_eq(known, flight))
+        {
             table.by_key.remove(key);
         }
     }
@@ -95,7 +103,11 @@ impl Flights {
     #[must_use]
     pub fn all(&self) -> Vec<Arc<Flight>> {
         let mut table = self.table();
-        let Table { by_request, by_publication, .. } = &mut *table;
+        let Table {
+            by_request,
+            by_publication,
+            ..
+        } = &mut *table;
         by_publication.retain(|_, request_id| by_request.contains_key(request_id));
         by_request.values().cloned().collect()
     }
@@ -125,7 +137,10 @@ mod tests {
             identity: String::new(),
             trace: TraceContext::new_root(),
             deadline_ms: 0,
-            key: CacheKey { tenant: "t".to_owned(), digest: ByteBuf::from(vec![key.unwrap_or(0); 32]) },
+            key: CacheKey {
+                tenant: "t".to_owned(),
+                digest: ByteBuf::from(vec![key.unwrap_or(0); 32]),
+            },
             join: key.is_some(),
             keep: true,
             inputs: 1,
@@ -135,9 +150,13 @@ mod tests {
     #[test]
     fn of_many_identical_requests_one_leads() {
         let flights = Flights::default();
-        let Boarding::Leads(leader) = flights.board(order(Some(1))) else { panic!("first leads") };
+        let Boarding::Leads(leader) = flights.board(order(Some(1))) else {
+            panic!("first leads")
+        };
         for _ in 0..63 {
-            assert!(matches!(flights.board(order(Some(1))), Boarding::Joined(flight) if Arc::ptr_eq(&flight, &leader)));
+            assert!(
+                matches!(flights.board(order(Some(1))), Boarding::Joined(flight) if Arc::ptr_eq(&flight, &leader))
+            );
         }
         assert!(matches!(flights.board(order(Some(2))), Boarding::Leads(_)));
         assert!(matches!(flights.board(order(None)), Boarding::Leads(_)));
@@ -147,18 +166,29 @@ mod tests {
     #[test]
     fn a_flight_that_is_being_cancelled_is_not_joined_and_does_not_take_its_successor_along() {
         let flights = Flights::default();
-        let Boarding::Leads(first) = flights.board(order(Some(1))) else { panic!("leads") };
+        let Boarding::Leads(first) = flights.board(order(Some(1))) else {
+            panic!("leads")
+        };
         assert!(first.leave());
-        let Boarding::Leads(second) = flights.board(order(Some(1))) else { panic!("leads") };
+        let Boarding::Leads(second) = flights.board(order(Some(1))) else {
+            panic!("leads")
+        };
         flights.land(&first);
-        assert!(matches!(flights.board(order(Some(1))), Boarding::Joined(flight) if Arc::ptr_eq(&flight, &second)));
+        assert!(
+            matches!(flights.board(order(Some(1))), Boarding::Joined(flight) if Arc::ptr_eq(&flight, &second))
+        );
     }
 
     #[test]
     fn publications_are_found_once_and_do_not_pile_up() {
         let flights = Flights::default();
-        let Boarding::Leads(flight) = flights.board(order(None)) else { panic!("leads") };
-        let (one, two) = (flights.publication(flight.order.request_id), flights.publication(flight.order.request_id));
+        let Boarding::Leads(flight) = flights.board(order(None)) else {
+            panic!("leads")
+        };
+        let (one, two) = (
+            flights.publication(flight.order.request_id),
+            flights.publication(flight.order.request_id),
+        );
         assert_ne!(one, two);
         assert!(flights.acknowledged(one).is_some());
         assert!(flights.acknowledged(one).is_none());

@@ -21,14 +21,13 @@ mod rescue;
 mod server;
 mod watch;
 
-use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
 use bus::Bus;
 use moka::sync::Cache;
-use process::{CancellationToken, Clock, Context, Health};
+use process::{CancellationToken, Clock, Context, Health, Serving};
 use schemas::cache::CacheKey;
 use schemas::error::{ErrorCode, Failure};
 use schemas::{streams, subjects};
@@ -71,42 +70,64 @@ impl process::Service for Gateway {
     const DEFAULT_CONFIG: &'static str = include_str!("../default.toml");
     type Config = Config;
 
-    fn serve(config: Config, context: Context) -> impl Future<Output = anyhow::Result<()>> + Send {
-        serve(config, context)
+    fn serve(config: Config, context: Context) -> Serving {
+        Box::pin(serve(config, context))
     }
 }
 
 async fn serve(config: Config, context: Context) -> anyhow::Result<()> {
     // The port first: a busy one is the most likely mistake and needs no broker to be noticed.
     let address = &config.http.address;
-    let listener = TcpListener::bind(address.as_str())
-        .await
-        .with_context(|| format!("cannot listen on {address} (set http.address to a free address and port)"))?;
+    let listener = TcpListener::bind(address.as_str()).await.with_context(|| {
+        format!("cannot listen on {address} (set http.address to a free address and port)")
+    })?;
     let options = ServerOptions {
         header_timeout: Duration::from_millis(config.http.read_timeout_ms),
         max_connections: config.http.max_in_flight,
     };
-    let bus = Bus::connect(&config.bus, &context.instance, None).await.context("cannot reach the message bus")?;
+    let bus = Bus::connect(&config.bus, &context.instance, None)
+        .await
+        .context("cannot reach the message bus")?;
     let (abandoned, abandoned_queue) = mpsc::channel(cancel::QUEUE);
     let gateway = Arc::new(Gateway::new(config, context.clone(), bus, abandoned)?);
     // Background tasks outlive the HTTP side: requests in hand still need replies while they drain.
     let stop = CancellationToken::new();
-    gateway.start(abandoned_queue, &stop).await.context("cannot start listening on the bus")?;
+    gateway
+        .start(abandoned_queue, &stop)
+        .await
+        .context("cannot start listening on the bus")?;
     tracing::info!(address = %listener.local_addr()?, instance = context.instance, "gateway is listening");
     let shutdown = &context.shutdown;
     let router = http::router(Arc::clone(&gateway));
-    server::serve(listener, router, options, shutdown.soft().clone(), shutdown.hard().clone()).await;
+    server::serve(
+        listener,
+        router,
+        options,
+        shutdown.soft().clone(),
+        shutdown.hard().clone(),
+    )
+    .await;
     stop.cancel();
     Ok(())
 }
 
 impl Gateway {
-    fn new(config: Config, context: Context, bus: Bus, abandoned: mpsc::Sender<Arc<Flight>>) -> anyhow::Result<Self> {
+    fn new(
+        config: Config,
+        context: Context,
+        bus: Bus,
+        abandoned: mpsc::Sender<Arc<Flight>>,
+    ) -> anyhow::Result<Self> {
         let metrics = Metrics::new(&context.registry)?;
         let clock = context.clock.clone();
         let ttl = Duration::from_millis(config.cache.ttl_ms);
         Ok(Self {
-            authorizer: Authorizer::new(bus.clone(), clock.clone(), &config.authorize, metrics.clone()),
+            authorizer: Authorizer::new(
+                bus.clone(),
+                clock.clone(),
+                &config.authorize,
+                metrics.clone(),
+            ),
             catalog: Catalog::new(clock.monotonic_us(), config.dispatch.no_worker_grace_ms),
             flights: Flights::default(),
             local: Cache::builder()
@@ -115,7 +136,10 @@ impl Gateway {
                 .time_to_live(ttl)
                 .support_invalidation_closures()
                 .build(),
-            known_shared: Cache::builder().max_capacity(config.cache.max_known_shared).time_to_live(ttl).build(),
+            known_shared: Cache::builder()
+                .max_capacity(config.cache.max_known_shared)
+                .time_to_live(ttl)
+                .build(),
             cached_usage: CachedUsage::default(),
             abandoned,
             places: Arc::new(Semaphore::new(config.http.max_in_flight)),
@@ -139,7 +163,10 @@ impl Gateway {
     ) -> anyhow::Result<()> {
         let tasks = &self.context.tasks;
         let listener = |subject: &'static str| self.bus.subscribe(subject, None);
-        let replies = self.bus.subscribe(&subjects::reply_all(&self.instance), None).await?;
+        let replies = self
+            .bus
+            .subscribe(&subjects::reply_all(&self.instance), None)
+            .await?;
         let beats = listener(subjects::WORKER_BEATS).await?;
         let revoked = listener(subjects::REVOKED).await?;
         let held = listener(subjects::CACHE_HELD).await?;
@@ -147,28 +174,58 @@ impl Gateway {
         let models = self.bus.kv(&streams::models_bucket()).await?;
         let this = || Arc::clone(self);
         tasks.spawn("replies", replies::run(this(), replies, stop.clone()));
-        tasks.spawn("beats", watch::listen(this(), beats, stop.clone(), "beat", watch::on_beat));
-        tasks.spawn("revoked", watch::listen(this(), revoked, stop.clone(), "revoked", watch::on_revoked));
-        tasks.spawn("held", watch::listen(this(), held, stop.clone(), "held", watch::on_held));
-        tasks.spawn("purge", watch::listen(this(), purge, stop.clone(), "purge", watch::on_purge));
+        tasks.spawn(
+            "beats",
+            watch::listen(this(), beats, stop.clone(), "beat", watch::on_beat),
+        );
+        tasks.spawn(
+            "revoked",
+            watch::listen(this(), revoked, stop.clone(), "revoked", watch::on_revoked),
+        );
+        tasks.spawn(
+            "held",
+            watch::listen(this(), held, stop.clone(), "held", watch::on_held),
+        );
+        tasks.spawn(
+            "purge",
+            watch::listen(this(), purge, stop.clone(), "purge", watch::on_purge),
+        );
         tasks.spawn("models", watch::follow_models(this(), models, stop.clone()));
         tasks.spawn("connection", watch::follow_connection(this(), stop.clone()));
         tasks.spawn("rescue", rescue::run(this(), stop.clone()));
         tasks.spawn("cancel", cancel::run(this(), abandoned, stop.clone()));
         tasks.spawn("cached usage", cached_usage::run(this(), stop.clone()));
         let malformed = self.metrics.malformed.with_label_values(&["control"]);
-        let orders = bus::control::run(self.bus.clone(), self.context.clone(), move || malformed.inc(), stop.clone());
+        let orders = bus::control::run(
+            self.bus.clone(),
+            self.context.clone(),
+            move || malformed.inc(),
+            stop.clone(),
+        );
         tasks.spawn("control", orders);
-        tasks.spawn("beat", bus::beat::run(self.bus.clone(), self.context.clone(), || None, stop.clone()));
+        tasks.spawn(
+            "beat",
+            bus::beat::run(
+                self.bus.clone(),
+                self.context.clone(),
+                || None,
+                stop.clone(),
+            ),
+        );
         Ok(())
     }
 
     /// A place among the requests that are answered at once.
     fn take_place(&self) -> Result<OwnedSemaphorePermit, Failure> {
-        self.metrics.in_flight.set(i64::try_from(self.flights.count()).unwrap_or(i64::MAX));
+        self.metrics
+            .in_flight
+            .set(i64::try_from(self.flights.count()).unwrap_or(i64::MAX));
         Arc::clone(&self.places).try_acquire_owned().map_err(|_| {
-            Failure::new(ErrorCode::Unavailable, "the gateway answers as many requests as it can; try again")
-                .retry_after_ms(1_000)
+            Failure::new(
+                ErrorCode::Unavailable,
+                "the gateway answers as many requests as it can; try again",
+            )
+            .retry_after_ms(1_000)
         })
     }
 }

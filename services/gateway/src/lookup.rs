@@ -88,7 +88,10 @@ impl Gateway {
             Boarding::Leads(flight) if call.cache.fresh => (flight, Source::Bypassed),
             Boarding::Leads(flight) => (flight, Source::Computed),
         };
-        let waiter = Waiter { gateway: self, flight };
+        let waiter = Waiter {
+            gateway: self,
+            flight,
+        };
         if source != Source::Coalesced
             && let Err(failure) = self.publish(&waiter.flight, Edition::New).await
         {
@@ -112,7 +115,13 @@ impl Gateway {
         }
     }
 
-    fn order(&self, plan: &Plan, call: &Call, card: &ModelCard, grant: &Grant) -> Result<Order, Failure> {
+    fn order(
+        &self,
+        plan: &Plan,
+        call: &Call,
+        card: &ModelCard,
+        grant: &Grant,
+    ) -> Result<Order, Failure> {
         let lane = Lane::Interactive.max(grant.priority_ceiling);
         let inputs = plan.task.inputs.len();
         let work = Work {
@@ -123,7 +132,10 @@ impl Gateway {
         };
         let payload = wire::encode(&work).map_err(|error| {
             tracing::error!(%error, "work cannot be encoded");
-            Failure::new(schemas::error::ErrorCode::Internal, "the request could not be passed on")
+            Failure::new(
+                schemas::error::ErrorCode::Internal,
+                "the request could not be passed on",
+            )
         })?;
         Ok(Order {
             request_id: call.request_id,
@@ -149,7 +161,10 @@ impl Gateway {
         if !self.known_shared.contains_key(&key.fingerprint()) {
             return None;
         }
-        let answer = Arc::new(Answer::from_cached(model.to_owned(), self.get_shared(key).await?));
+        let answer = Arc::new(Answer::from_cached(
+            model.to_owned(),
+            self.get_shared(key).await?,
+        ));
         self.local.insert(key.clone(), Arc::clone(&answer));
         Some((answer, Source::Shared))
     }
@@ -158,7 +173,11 @@ impl Gateway {
         let request = wire::encode(&CacheGet { key: key.clone() }).ok()?;
         let timeout = Duration::from_millis(self.config.cache.shared_timeout_ms);
         let subject = subjects::cache_get(key.shard());
-        let reply = match self.bus.request(&subject, Headers::new(), request.into(), timeout).await {
+        let reply = match self
+            .bus
+            .request(&subject, Headers::new(), request.into(), timeout)
+            .await
+        {
             Ok(reply) => reply,
             Err(error) => {
                 // Slower, never wrong: it is computed, and not asked for again.
@@ -167,12 +186,16 @@ impl Gateway {
                 return None;
             }
         };
-        let found = wire::decode::<CacheFound>(&reply.payload).ok().and_then(|found| found.body);
+        let found = wire::decode::<CacheFound>(&reply.payload)
+            .ok()
+            .and_then(|found| found.body);
         let Some(body) = found else {
             self.known_shared.invalidate(&key.fingerprint());
             return None;
         };
-        wire::decode(&body).inspect_err(|error| tracing::warn!(%error, "cached answer cannot be read")).ok()
+        wire::decode(&body)
+            .inspect_err(|error| tracing::warn!(%error, "cached answer cannot be read"))
+            .ok()
     }
 
     /// Keeps an answer in both tiers, if its client allows.
@@ -183,12 +206,24 @@ impl Gateway {
         let key = &flight.order.key;
         self.local.insert(key.clone(), Arc::clone(answer));
         let put = wire::encode(&answer.to_cached()).and_then(|body| {
-            wire::encode(&CachePut { key: key.clone(), body: ByteBuf::from(body), ttl_ms: self.config.cache.ttl_ms })
+            wire::encode(&CachePut {
+                key: key.clone(),
+                body: ByteBuf::from(body),
+                ttl_ms: self.config.cache.ttl_ms,
+            })
         });
         let Ok(put) = put else {
             return;
         };
-        if let Err(error) = self.bus.publish(&subjects::cache_put(key.shard()), Headers::new(), put.into()).await {
+        if let Err(error) = self
+            .bus
+            .publish(
+                &subjects::cache_put(key.shard()),
+                Headers::new(),
+                put.into(),
+            )
+            .await
+        {
             tracing::debug!(%error, "answer not put into the shared cache");
         }
     }

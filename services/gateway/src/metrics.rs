@@ -18,7 +18,8 @@ pub struct Metrics {
     pub cache: IntCounterVec,
     /// Failures by error code.
     pub failures: IntCounterVec,
-    /// Work published again, by reason: `reconnect`, `no_queue`, `unacknowledged`, `lost_frame`.
+    /// Work published again, by reason: `reconnect`, `no_queue`, `unacknowledged`, `lost_frame`,
+    /// `silent_worker`.
     pub republished: IntCounterVec,
     /// Work given back to the queue because its worker went silent.
     pub rescued: IntCounter,
@@ -39,7 +40,8 @@ impl Metrics {
     /// When a name is taken.
     pub fn new(registry: &Registry) -> Result<Self, MetricError> {
         let counter = |name: &str, help: &str| int_counter(registry, name, help);
-        let counters = |name: &str, help: &str, label: &str| int_counter_vec(registry, name, help, &[label]);
+        let counters =
+            |name: &str, help: &str, label: &str| int_counter_vec(registry, name, help, &[label]);
         Ok(Self {
             requests: int_counter_vec(
                 registry,
@@ -54,17 +56,44 @@ impl Metrics {
                 &["route"],
                 SECONDS_BUCKETS,
             )?,
-            in_flight: int_gauge(registry, "portalis_gateway_requests_in_flight", "Requests being answered.")?,
-            cache: counters("tiered_cache_hits_total", "Answers by the tier they came from.", "tier")?,
-            failures: counters("portalis_gateway_failures_total", "Failures by error code.", "code")?,
-            republished: counters("portalis_gateway_republished_total", "Work published again, by reason.", "reason")?,
+            in_flight: int_gauge(
+                registry,
+                "portalis_gateway_requests_in_flight",
+                "Requests being answered.",
+            )?,
+            cache: counters(
+                "tiered_cache_hits_total",
+                "Answers by the tier they came from.",
+                "tier",
+            )?,
+            failures: counters(
+                "portalis_gateway_failures_total",
+                "Failures by error code.",
+                "code",
+            )?,
+            republished: counters(
+                "portalis_gateway_republished_total",
+                "Work published again, by reason.",
+                "reason",
+            )?,
             rescued: counter(
                 "portalis_gateway_rescued_total",
                 "Work given back to the queue because its worker went silent.",
             )?,
-            cancelled: counter("portalis_gateway_cancelled_total", "Requests whose clients left before the answer.")?,
-            malformed: counters("portalis_gateway_malformed_messages_total", "Messages that could not be read.", "subject")?,
-            resolved: counters("portalis_gateway_keys_resolved_total", "Keys asked of auth, by outcome.", "outcome")?,
+            cancelled: counter(
+                "portalis_gateway_cancelled_total",
+                "Requests whose clients left before the answer.",
+            )?,
+            malformed: counters(
+                "portalis_gateway_malformed_messages_total",
+                "Messages that could not be read.",
+                "subject",
+            )?,
+            resolved: counters(
+                "portalis_gateway_keys_resolved_total",
+                "Keys asked of auth, by outcome.",
+                "outcome",
+            )?,
             cached_reports: counter(
                 "portalis_gateway_cached_reports_total",
                 "Reports of cached answers that the ledger stream has taken.",

@@ -54,7 +54,10 @@ pub(crate) type Admission = Result<Option<LimitState>, (Failure, Option<LimitSta
 /// How a purse answers.
 enum Purchase {
     Paid(LimitState),
-    Refused { retry_after_ms: u64, state: LimitState },
+    Refused {
+        retry_after_ms: u64,
+        state: LimitState,
+    },
     Empty,
 }
 
@@ -67,7 +70,11 @@ impl Permits {
 
 impl Purse {
     fn state(&self, limit: RequestLimit, now_us: u64) -> LimitState {
-        let permits = if self.valid_until_us > now_us { self.permits } else { 0 };
+        let permits = if self.valid_until_us > now_us {
+            self.permits
+        } else {
+            0
+        };
         LimitState {
             limit: limit.per_minute,
             remaining: self.remaining.saturating_add(permits),
@@ -82,7 +89,10 @@ impl Purse {
         }
         if self.refused_until_us > now_us {
             let retry_after_ms = (self.refused_until_us - now_us).div_ceil(1_000);
-            return Purchase::Refused { retry_after_ms, state: self.state(limit, now_us) };
+            return Purchase::Refused {
+                retry_after_ms,
+                state: self.state(limit, now_us),
+            };
         }
         Purchase::Empty
     }
@@ -93,7 +103,11 @@ impl Purse {
             valid_until_us: now_us + held.valid_ms * 1_000,
             remaining: held.remaining,
             reset_at_us: now_us + held.reset_ms * 1_000,
-            refused_until_us: if held.granted == 0 { now_us + held.retry_after_ms * 1_000 } else { 0 },
+            refused_until_us: if held.granted == 0 {
+                now_us + held.retry_after_ms * 1_000
+            } else {
+                0
+            },
             heard_us: Some(now_us),
         };
     }
@@ -102,7 +116,10 @@ impl Purse {
 /// How many permits to take at once: one by one for small limits, ahead for large ones.
 fn most(limit: RequestLimit) -> u32 {
     let ahead = u64::from(limit.per_minute) * AHEAD_MS / 60_000;
-    u32::try_from(ahead).unwrap_or(u32::MAX).min(limit.burst / MOST_OF_BURST).max(1)
+    u32::try_from(ahead)
+        .unwrap_or(u32::MAX)
+        .min(limit.burst / MOST_OF_BURST)
+        .max(1)
 }
 
 impl Gateway {
@@ -133,30 +150,58 @@ impl Gateway {
             None if fails_open(&purse, now_us, self.config.authorize.fail_open_ms) => {
                 return Ok(Some(purse.state(limit, now_us)));
             }
-            None => return Err((crate::dispatch::unavailable("request limits cannot be checked now"), None)),
+            None => {
+                return Err((
+                    crate::dispatch::unavailable("request limits cannot be checked now"),
+                    None,
+                ));
+            }
         }
         settle(purse.spend(limit, now_us)).unwrap_or(Ok(None))
     }
 
     async fn hold(&self, kid: &str, most: u32) -> Option<Held> {
-        let payload = wire::encode(&Hold { kid: kid.to_owned(), least: 1, most }).ok()?;
+        let payload = wire::encode(&Hold {
+            kid: kid.to_owned(),
+            least: 1,
+            most,
+        })
+        .ok()?;
         let timeout = self.bus.request_timeout();
-        let reply = self.bus.request(&subjects::hold(kid), Headers::new(), payload.into(), timeout).await;
-        let reply = reply.inspect_err(|error| tracing::warn!(%error, kid, "limiter does not answer")).ok()?;
-        wire::decode(&reply.payload).inspect_err(|error| tracing::warn!(%error, kid, "limiter cannot be read")).ok()
+        let reply = self
+            .bus
+            .request(
+                &subjects::hold(kid),
+                Headers::new(),
+                payload.into(),
+                timeout,
+            )
+            .await;
+        let reply = reply
+            .inspect_err(|error| tracing::warn!(%error, kid, "limiter does not answer"))
+            .ok()?;
+        wire::decode(&reply.payload)
+            .inspect_err(|error| tracing::warn!(%error, kid, "limiter cannot be read"))
+            .ok()
     }
 }
 
 fn fails_open(purse: &Purse, now_us: u64, fail_open_ms: u64) -> bool {
-    purse.heard_us.is_some_and(|heard_us| now_us.saturating_sub(heard_us) < fail_open_ms * 1_000)
+    purse
+        .heard_us
+        .is_some_and(|heard_us| now_us.saturating_sub(heard_us) < fail_open_ms * 1_000)
 }
 
 fn settle(purchase: Purchase) -> Option<Admission> {
     match purchase {
         Purchase::Paid(state) => Some(Ok(Some(state))),
-        Purchase::Refused { retry_after_ms, state } => {
+        Purchase::Refused {
+            retry_after_ms,
+            state,
+        } => {
             let message = format!("the limit of {} requests a minute is reached", state.limit);
-            let failure = Failure::new(ErrorCode::RateLimited, message).retry_after_ms(retry_after_ms);
+            let failure =
+                Failure::new(ErrorCode::RateLimited, message).retry_after_ms(retry_after_ms);
             Some(Err((failure, Some(state))))
         }
         Purchase::Empty => None,
@@ -167,10 +212,19 @@ fn settle(purchase: Purchase) -> Option<Admission> {
 mod tests {
     use super::*;
 
-    const LIMIT: RequestLimit = RequestLimit { per_minute: 60, burst: 10 };
+    const LIMIT: RequestLimit = RequestLimit {
+        per_minute: 60,
+        burst: 10,
+    };
 
     fn held(granted: u32, retry_after_ms: u64) -> Held {
-        Held { granted, valid_ms: 1_000, remaining: 3, reset_ms: 2_000, retry_after_ms }
+        Held {
+            granted,
+            valid_ms: 1_000,
+            remaining: 3,
+            reset_ms: 2_000,
+            retry_after_ms,
+        }
     }
 
     #[test]
@@ -178,11 +232,29 @@ mod tests {
         let mut purse = Purse::default();
         assert!(matches!(purse.spend(LIMIT, 0), Purchase::Empty));
         purse.fill(&held(2, 0), 0);
-        let Purchase::Paid(state) = purse.spend(LIMIT, 10) else { panic!("paid") };
-        assert_eq!(state, LimitState { limit: 60, remaining: 4, reset_ms: 2_000 });
-        assert!(matches!(purse.spend(LIMIT, 1_000_001), Purchase::Empty), "unused permits are lost");
+        let Purchase::Paid(state) = purse.spend(LIMIT, 10) else {
+            panic!("paid")
+        };
+        assert_eq!(
+            state,
+            LimitState {
+                limit: 60,
+                remaining: 4,
+                reset_ms: 2_000
+            }
+        );
+        assert!(
+            matches!(purse.spend(LIMIT, 1_000_001), Purchase::Empty),
+            "unused permits are lost"
+        );
         purse.fill(&held(0, 500), 0);
-        assert!(matches!(purse.spend(LIMIT, 100_000), Purchase::Refused { retry_after_ms: 400, .. }));
+        assert!(matches!(
+            purse.spend(LIMIT, 100_000),
+            Purchase::Refused {
+                retry_after_ms: 400,
+                ..
+            }
+        ));
         assert!(matches!(purse.spend(LIMIT, 500_001), Purchase::Empty));
         assert!(fails_open(&purse, 59_000_000, 60_000) && !fails_open(&purse, 61_000_000, 60_000));
     }
@@ -190,7 +262,19 @@ mod tests {
     #[test]
     fn small_limits_are_asked_one_by_one() {
         assert_eq!(most(LIMIT), 1);
-        assert_eq!(most(RequestLimit { per_minute: 60_000, burst: 2_000 }), 250);
-        assert_eq!(most(RequestLimit { per_minute: 60_000, burst: 100 }), 25);
+        assert_eq!(
+            most(RequestLimit {
+                per_minute: 60_000,
+                burst: 2_000
+            }),
+            250
+        );
+        assert_eq!(
+            most(RequestLimit {
+                per_minute: 60_000,
+                burst: 100
+            }),
+            25
+        );
     }
 }

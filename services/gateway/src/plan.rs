@@ -5,7 +5,9 @@ use blake3::Hasher;
 use schemas::cache::CacheKey;
 use schemas::error::{ErrorCode, Failure};
 use schemas::fleet::{ModelCard, Operation};
-use schemas::http::{EmbeddingType, EmbeddingsInput, EmbeddingsRequest, EncodingFormat, MAX_INPUTS, OneOrMany};
+use schemas::http::{
+    EmbeddingType, EmbeddingsInput, EmbeddingsRequest, EncodingFormat, MAX_INPUTS, OneOrMany,
+};
 use schemas::work::{EmbedInput, EmbedTask, InputType, Truncate};
 use serde_bytes::ByteBuf;
 
@@ -21,11 +23,16 @@ pub struct Plan {
 }
 
 /// NIM's way to name the side of a search in the model's name.
-const SUFFIXES: [(&str, InputType); 2] = [("-query", InputType::Query), ("-passage", InputType::Passage)];
+const SUFFIXES: [(&str, InputType); 2] = [
+    ("-query", InputType::Query),
+    ("-passage", InputType::Passage),
+];
 
 /// The candidates for the model a client means: the name itself, then the name without NIM's suffix and what it says.
 pub fn model_candidates(name: &str) -> impl Iterator<Item = (&str, Option<InputType>)> {
-    let bare = SUFFIXES.iter().filter_map(move |(suffix, side)| Some((name.strip_suffix(suffix)?, Some(*side))));
+    let bare = SUFFIXES
+        .iter()
+        .filter_map(move |(suffix, side)| Some((name.strip_suffix(suffix)?, Some(*side))));
     std::iter::once((name, None)).chain(bare)
 }
 
@@ -40,16 +47,27 @@ pub fn embeddings(
     tenant: &str,
 ) -> Result<Plan, Failure> {
     if !card.operations.contains(&Operation::Embed) {
-        return Err(invalid("model", format!("model '{}' does not embed", card.name)));
+        return Err(invalid(
+            "model",
+            format!("model '{}' does not embed", card.name),
+        ));
     }
     let inputs = inputs(request.input)?;
     check_dimensions(request.dimensions, card)?;
     check_number_type(request.embedding_type)?;
     check_modality(request.modality.as_ref(), inputs.len())?;
     let input_type = input_type(request.input_type, side, card)?;
-    let task = EmbedTask { inputs, truncate: request.truncate.unwrap_or_default(), input_type };
+    let task = EmbedTask {
+        inputs,
+        truncate: request.truncate.unwrap_or_default(),
+        input_type,
+    };
     let key = cache_key(tenant, card, &task);
-    Ok(Plan { task, key, format: request.encoding_format.unwrap_or_default() })
+    Ok(Plan {
+        task,
+        key,
+        format: request.encoding_format.unwrap_or_default(),
+    })
 }
 
 fn invalid(field: &str, message: impl Into<String>) -> Failure {
@@ -62,10 +80,16 @@ fn inputs(input: EmbeddingsInput) -> Result<Vec<EmbedInput>, Failure> {
         EmbeddingsInput::Many(inputs) => inputs,
     };
     if inputs.is_empty() {
-        return Err(invalid("input", "'input' is empty: at least one text is needed"));
+        return Err(invalid(
+            "input",
+            "'input' is empty: at least one text is needed",
+        ));
     }
     if inputs.len() > MAX_INPUTS {
-        let message = format!("'input' has {} elements; at most {MAX_INPUTS} are taken at once", inputs.len());
+        let message = format!(
+            "'input' has {} elements; at most {MAX_INPUTS} are taken at once",
+            inputs.len()
+        );
         return Err(invalid("input", message));
     }
     let empty = |input: &EmbedInput| match input {
@@ -73,7 +97,10 @@ fn inputs(input: EmbeddingsInput) -> Result<Vec<EmbedInput>, Failure> {
         EmbedInput::Tokens(ids) => ids.is_empty(),
     };
     if let Some(index) = inputs.iter().position(empty) {
-        return Err(invalid(&format!("input[{index}]"), format!("'input[{index}]' is empty")));
+        return Err(invalid(
+            &format!("input[{index}]"),
+            format!("'input[{index}]' is empty"),
+        ));
     }
     Ok(inputs)
 }
@@ -83,7 +110,10 @@ fn check_dimensions(dimensions: Option<i64>, card: &ModelCard) -> Result<(), Fai
         return Ok(());
     };
     if dimensions < 1 {
-        return Err(invalid("dimensions", format!("'dimensions' is {dimensions}; it must be 1 or more")));
+        return Err(invalid(
+            "dimensions",
+            format!("'dimensions' is {dimensions}; it must be 1 or more"),
+        ));
     }
     if dimensions == i64::from(card.dimensions) {
         return Ok(());
@@ -98,7 +128,10 @@ fn check_dimensions(dimensions: Option<i64>, card: &ModelCard) -> Result<(), Fai
 fn check_number_type(embedding_type: Option<EmbeddingType>) -> Result<(), Failure> {
     match embedding_type {
         None | Some(EmbeddingType::Float) => Ok(()),
-        Some(_) => Err(invalid("embedding_type", "only 'float' is supported as 'embedding_type'")),
+        Some(_) => Err(invalid(
+            "embedding_type",
+            "only 'float' is supported as 'embedding_type'",
+        )),
     }
 }
 
@@ -109,15 +142,28 @@ fn check_modality(modality: Option<&OneOrMany>, inputs: usize) -> Result<(), Fai
         Some(OneOrMany::Many(kinds)) => kinds,
     };
     if kinds.len() != 1 && kinds.len() != inputs {
-        return Err(invalid("modality", format!("'modality' has {} elements; 1 or {inputs} are needed", kinds.len())));
+        return Err(invalid(
+            "modality",
+            format!(
+                "'modality' has {} elements; 1 or {inputs} are needed",
+                kinds.len()
+            ),
+        ));
     }
     if kinds.iter().any(|kind| kind != "text") {
-        return Err(invalid("modality", "only 'text' is supported as 'modality'"));
+        return Err(invalid(
+            "modality",
+            "only 'text' is supported as 'modality'",
+        ));
     }
     Ok(())
 }
 
-fn input_type(field: Option<InputType>, side: Option<InputType>, card: &ModelCard) -> Result<Option<InputType>, Failure> {
+fn input_type(
+    field: Option<InputType>,
+    side: Option<InputType>,
+    card: &ModelCard,
+) -> Result<Option<InputType>, Failure> {
     if !card.asymmetric {
         // A symmetric model gives one answer for both sides: they share a cache entry too.
         return Ok(None);
@@ -125,7 +171,10 @@ fn input_type(field: Option<InputType>, side: Option<InputType>, card: &ModelCar
     let named = field.or(side);
     named.map(Some).ok_or_else(|| {
         // The text is NIM's, clients look for it.
-        invalid("input_type", "'input_type' parameter is required for asymmetric models")
+        invalid(
+            "input_type",
+            "'input_type' parameter is required for asymmetric models",
+        )
     })
 }
 
@@ -155,7 +204,10 @@ fn cache_key(tenant: &str, card: &ModelCard, task: &EmbedTask) -> CacheKey {
             }
         }
     }
-    CacheKey { tenant: tenant.to_owned(), digest: ByteBuf::from(hasher.finalize().as_bytes().to_vec()) }
+    CacheKey {
+        tenant: tenant.to_owned(),
+        digest: ByteBuf::from(hasher.finalize().as_bytes().to_vec()),
+    }
 }
 
 fn truncate_byte(truncate: Truncate) -> u8 {
@@ -211,16 +263,33 @@ mod tests {
             (r#"{"model":"m","input":["a",""]}"#, "input[1]"),
             (r#"{"model":"m","input":[[1],[]]}"#, "input[1]"),
             (r#"{"model":"m","input":"a","dimensions":-1}"#, "dimensions"),
-            (r#"{"model":"m","input":"a","dimensions":128}"#, "dimensions"),
-            (r#"{"model":"m","input":"a","embedding_type":"int8"}"#, "embedding_type"),
-            (r#"{"model":"m","input":"a","modality":"image"}"#, "modality"),
-            (r#"{"model":"m","input":["a"],"modality":["text","text"]}"#, "modality"),
+            (
+                r#"{"model":"m","input":"a","dimensions":128}"#,
+                "dimensions",
+            ),
+            (
+                r#"{"model":"m","input":"a","embedding_type":"int8"}"#,
+                "embedding_type",
+            ),
+            (
+                r#"{"model":"m","input":"a","modality":"image"}"#,
+                "modality",
+            ),
+            (
+                r#"{"model":"m","input":["a"],"modality":["text","text"]}"#,
+                "modality",
+            ),
         ];
         for (json, param) in cases {
             let failure = plan(json).unwrap_err();
-            assert_eq!((failure.code, failure.param.as_deref()), (ErrorCode::InvalidField, Some(param)), "{json}");
+            assert_eq!(
+                (failure.code, failure.param.as_deref()),
+                (ErrorCode::InvalidField, Some(param)),
+                "{json}"
+            );
         }
-        let many = serde_json::json!({"model": "m", "input": vec!["a"; MAX_INPUTS + 1]}).to_string();
+        let many =
+            serde_json::json!({"model": "m", "input": vec!["a"; MAX_INPUTS + 1]}).to_string();
         assert_eq!(plan(&many).unwrap_err().param.as_deref(), Some("input"));
         assert!(plan(r#"{"model":"m","input":"a","dimensions":384,"modality":["text"]}"#).is_ok());
     }
@@ -243,21 +312,46 @@ mod tests {
         ] {
             assert_ne!(plan(other).unwrap().key, base.key, "{other}");
         }
-        let other_tenant = embeddings(request(r#"{"model":"m","input":"a"}"#), None, &card(), "u").unwrap();
-        assert_ne!(other_tenant.key.digest, base.key.digest, "the tenant is inside the digest too");
-        let other_revision = ModelCard { revision: "r2".to_owned(), ..card() };
-        let plan = embeddings(request(r#"{"model":"m","input":"a"}"#), None, &other_revision, "t").unwrap();
+        let other_tenant =
+            embeddings(request(r#"{"model":"m","input":"a"}"#), None, &card(), "u").unwrap();
+        assert_ne!(
+            other_tenant.key.digest, base.key.digest,
+            "the tenant is inside the digest too"
+        );
+        let other_revision = ModelCard {
+            revision: "r2".to_owned(),
+            ..card()
+        };
+        let plan = embeddings(
+            request(r#"{"model":"m","input":"a"}"#),
+            None,
+            &other_revision,
+            "t",
+        )
+        .unwrap();
         assert_ne!(plan.key, base.key);
     }
 
     #[test]
     fn asymmetric_models_need_a_side() {
-        let card = ModelCard { asymmetric: true, ..card() };
+        let card = ModelCard {
+            asymmetric: true,
+            ..card()
+        };
         let bare = || request(r#"{"model":"m","input":"a"}"#);
         let failure = embeddings(bare(), None, &card, "t").unwrap_err();
-        assert_eq!(failure.message, "'input_type' parameter is required for asymmetric models");
+        assert_eq!(
+            failure.message,
+            "'input_type' parameter is required for asymmetric models"
+        );
         let by_suffix = embeddings(bare(), Some(InputType::Query), &card, "t").unwrap();
-        let by_field = embeddings(request(r#"{"model":"m","input":"a","input_type":"query"}"#), None, &card, "t").unwrap();
+        let by_field = embeddings(
+            request(r#"{"model":"m","input":"a","input_type":"query"}"#),
+            None,
+            &card,
+            "t",
+        )
+        .unwrap();
         assert_eq!(by_suffix.key, by_field.key);
         let names: Vec<_> = model_candidates("x-query").collect();
         assert_eq!(names, [("x-query", None), ("x", Some(InputType::Query))]);

@@ -20,7 +20,11 @@ const FULL_RETRY_AFTER_MS: u64 = 1_000;
 ///
 /// # Errors
 /// When the subscription ends although nobody asked for it.
-pub(crate) async fn run(gateway: Arc<Gateway>, mut replies: Subscription, stop: CancellationToken) -> anyhow::Result<()> {
+pub(crate) async fn run(
+    gateway: Arc<Gateway>,
+    mut replies: Subscription,
+    stop: CancellationToken,
+) -> anyhow::Result<()> {
     loop {
         tokio::select! {
             biased;
@@ -62,8 +66,15 @@ impl Gateway {
         let effect = flight.state().on_frame(frame, flight.order.inputs);
         match effect {
             Effect::None => {}
-            Effect::Answered { vectors, input_tokens } => {
-                let answer = Arc::new(Answer::new(flight.order.model.clone(), vectors, input_tokens));
+            Effect::Answered {
+                vectors,
+                input_tokens,
+            } => {
+                let answer = Arc::new(Answer::new(
+                    flight.order.model.clone(),
+                    vectors,
+                    input_tokens,
+                ));
                 self.keep(&flight, &answer).await;
                 self.finish(&flight, Ok(answer));
                 if flight.state().edition > 1 {

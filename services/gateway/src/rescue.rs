@@ -22,6 +22,8 @@ enum Remedy {
     Expire,
     /// Its worker has gone silent: give the work back at this acknowledgement subject.
     GiveBack(String),
+    /// A worker has gone silent and may have it without having said so: replace the queued message by a new one.
+    Requeue,
     /// Publish it again.
     Republish(Edition, &'static str),
     /// No worker came back in time.
@@ -33,7 +35,9 @@ enum Remedy {
 /// # Errors
 /// Never; the signature is that of a task.
 pub(crate) async fn run(gateway: Arc<Gateway>, stop: CancellationToken) -> anyhow::Result<()> {
-    let mut tick = tokio::time::interval(Duration::from_millis(gateway.config.dispatch.rescue_interval_ms));
+    let mut tick = tokio::time::interval(Duration::from_millis(
+        gateway.config.dispatch.rescue_interval_ms,
+    ));
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut connected = gateway.bus.connected();
     loop {
@@ -42,13 +46,36 @@ pub(crate) async fn run(gateway: Arc<Gateway>, stop: CancellationToken) -> anyho
             _ = tick.tick() => false,
             Ok(()) = connected.changed() => *connected.borrow_and_update(),
         };
-        gateway.catalog.forget_old(gateway.clock.monotonic_us());
+        let now_us = gateway.clock.monotonic_us();
+        if reconnected {
+            gateway.catalog.on_reconnected(now_us);
+        }
+        let bereaved = if gateway.bus.is_connected() {
+            gateway.catalog.newly_silent(now_us)
+        } else {
+            HashSet::new()
+        };
+        gateway.catalog.forget_old(now_us);
         let flights = gateway.flights.all();
-        let mut suspects = Suspects::among(&flights);
+        let mut round = Round {
+            reconnected,
+            bereaved,
+            suspects: Suspects::among(&flights),
+        };
         for flight in &flights {
-            gateway.tend(flight, reconnected, &mut suspects).await;
+            gateway.tend(flight, &mut round).await;
         }
     }
+}
+
+/// One look at everything.
+#[derive(Debug)]
+struct Round {
+    /// The connection has just come back.
+    reconnected: bool,
+    /// Models that have just lost a worker.
+    bereaved: HashSet<String>,
+    suspects: Suspects,
 }
 
 /// Models with work on its last attempt. When a worker dies, all it held counts one attempt more, the innocent with the
@@ -59,7 +86,9 @@ struct Suspects(HashSet<String>);
 
 impl Suspects {
     fn among(flights: &[Arc<Flight>]) -> Self {
-        let suspects = flights.iter().filter(|flight| flight.state().suspect && !flight.is_complete());
+        let suspects = flights
+            .iter()
+            .filter(|flight| flight.state().suspect && !flight.is_complete());
         Self(suspects.map(|flight| flight.order.slug.clone()).collect())
     }
 
@@ -75,15 +104,18 @@ impl Suspects {
 }
 
 impl Gateway {
-    async fn tend(&self, flight: &Arc<Flight>, reconnected: bool, suspects: &mut Suspects) {
-        match self.remedy(flight, reconnected) {
+    async fn tend(&self, flight: &Arc<Flight>, round: &mut Round) {
+        match self.remedy(flight, round) {
             Remedy::None => {}
             Remedy::Expire => {
-                let failure = Failure::new(ErrorCode::DeadlineExceeded, "the deadline passed before the answer was there");
+                let failure = Failure::new(
+                    ErrorCode::DeadlineExceeded,
+                    "the deadline passed before the answer was there",
+                );
                 self.finish(flight, Err(failure));
                 let _ = self.take_back(flight).await;
             }
-            Remedy::GiveBack(_) if !suspects.admit(flight) => {}
+            Remedy::GiveBack(_) if !round.suspects.admit(flight) => {}
             Remedy::GiveBack(ack_subject) => {
                 self.metrics.rescued.inc();
                 flight.state().accepted = None;
@@ -92,28 +124,49 @@ impl Gateway {
                     tracing::debug!(%error, "not given back; the queue's own wait will do it");
                 }
             }
+            Remedy::Requeue => {
+                let sequence = {
+                    let mut state = flight.state();
+                    state.requeued = true;
+                    state.stream_sequence.take()
+                };
+                if let Some(sequence) = sequence {
+                    // Nobody gets it any more then, so the wait for its acknowledgement is over.
+                    crate::dispatch::delete_queued(&self.bus, &flight.order, sequence).await;
+                }
+                self.republish(flight, Edition::New, "silent_worker").await;
+            }
             Remedy::Republish(edition, reason) => self.republish(flight, edition, reason).await,
             Remedy::GiveUp => self.finish(flight, Err(no_worker(&flight.order.model))),
         }
     }
 
-    fn remedy(&self, flight: &Flight, reconnected: bool) -> Remedy {
+    fn remedy(&self, flight: &Flight, round: &Round) -> Remedy {
         let (now_ms, now_us) = (self.clock.now_unix_ms(), self.clock.monotonic_us());
         if now_ms >= flight.order.deadline_ms {
             return Remedy::Expire;
         }
         let state = flight.state();
-        if reconnected {
+        if round.reconnected {
             // The queue lives in the broker's memory, so a restart empties it; and an answer may have been sent while
             // nobody could hear it. A copy that survived is deleted or stopped, and the ledger books the request once.
             return Remedy::Republish(Edition::New, "reconnect");
         }
+        if !self.bus.is_connected() {
+            return Remedy::None; // The reconnection will look again; until then everybody is silent.
+        }
         if let Some(accepted) = &state.accepted {
             let silent = self.catalog.is_silent(&accepted.worker, now_us);
-            return if silent { Remedy::GiveBack(accepted.ack_subject.clone()) } else { Remedy::None };
+            return if silent {
+                Remedy::GiveBack(accepted.ack_subject.clone())
+            } else {
+                Remedy::None
+            };
         }
-        if !self.bus.is_connected() {
-            return Remedy::None; // The reconnection will look again.
+        // Never accepted, so no worker is known to have died of it.
+        let untouched = state.attempt == 0 && !state.requeued && state.stream_sequence.is_some();
+        if untouched && round.bereaved.contains(&flight.order.model) {
+            return Remedy::Requeue;
         }
         if state.homeless {
             return match self.catalog.find(&flight.order.model, now_us) {
@@ -129,7 +182,12 @@ impl Gateway {
         Remedy::None
     }
 
-    pub(crate) async fn republish(&self, flight: &Arc<Flight>, edition: Edition, reason: &'static str) {
+    pub(crate) async fn republish(
+        &self,
+        flight: &Arc<Flight>,
+        edition: Edition,
+        reason: &'static str,
+    ) {
         self.metrics.republished.with_label_values(&[reason]).inc();
         // What is left of the old message is not cancelled here: workers know work by its request id and would drop the
         // new message with it. Copies are stopped when one of them is answered, and the ledger books a request once.
@@ -143,5 +201,9 @@ impl Gateway {
 /// The failure when nobody serves a model.
 #[must_use]
 pub(crate) fn no_worker(model: &str) -> Failure {
-    Failure::new(ErrorCode::NoWorker, format!("no worker serves model '{model}' now; try again")).retry_after_ms(5_000)
+    Failure::new(
+        ErrorCode::NoWorker,
+        format!("no worker serves model '{model}' now; try again"),
+    )
+    .retry_after_ms(5_000)
 }

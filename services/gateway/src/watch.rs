@@ -65,7 +65,9 @@ pub(crate) fn on_revoked(gateway: &Gateway, revoked: Revoked) {
 /// The shared cache has new answers.
 pub(crate) fn on_held(gateway: &Gateway, held: CacheHeld) {
     for fingerprint in held.fingerprints.as_chunks::<8>().0 {
-        gateway.known_shared.insert(u64::from_le_bytes(*fingerprint), ());
+        gateway
+            .known_shared
+            .insert(u64::from_le_bytes(*fingerprint), ());
     }
 }
 
@@ -74,7 +76,10 @@ pub(crate) fn on_purge(gateway: &Gateway, purge: CachePurge) {
     match purge.tenant {
         None => gateway.local.invalidate_all(),
         Some(tenant) => {
-            if let Err(error) = gateway.local.invalidate_entries_if(move |key, _| key.tenant == tenant) {
+            if let Err(error) = gateway
+                .local
+                .invalidate_entries_if(move |key, _| key.tenant == tenant)
+            {
                 tracing::error!(%error, "local cache cannot forget one tenant, forgetting all");
                 gateway.local.invalidate_all();
             }
@@ -86,7 +91,11 @@ pub(crate) fn on_purge(gateway: &Gateway, purge: CachePurge) {
 ///
 /// # Errors
 /// When the bucket is gone for good.
-pub(crate) async fn follow_models(gateway: Arc<Gateway>, bucket: Bucket, stop: CancellationToken) -> anyhow::Result<()> {
+pub(crate) async fn follow_models(
+    gateway: Arc<Gateway>,
+    bucket: Bucket,
+    stop: CancellationToken,
+) -> anyhow::Result<()> {
     let models = gateway.health.component("models");
     let mut watch = bucket.watch();
     loop {
@@ -98,7 +107,11 @@ pub(crate) async fn follow_models(gateway: Arc<Gateway>, bucket: Bucket, stop: C
             Ok(WatchEvent::Put(entry)) => match wire::decode::<ModelCard>(&entry.value) {
                 Ok(card) => gateway.catalog.on_card(card),
                 Err(error) => {
-                    gateway.metrics.malformed.with_label_values(&["models"]).inc();
+                    gateway
+                        .metrics
+                        .malformed
+                        .with_label_values(&["models"])
+                        .inc();
                     tracing::warn!(%error, key = entry.key, "model card cannot be read");
                 }
             },
@@ -120,7 +133,10 @@ pub(crate) async fn follow_models(gateway: Arc<Gateway>, bucket: Bucket, stop: C
 ///
 /// # Errors
 /// Never; the signature is that of a task.
-pub(crate) async fn follow_connection(gateway: Arc<Gateway>, stop: CancellationToken) -> anyhow::Result<()> {
+pub(crate) async fn follow_connection(
+    gateway: Arc<Gateway>,
+    stop: CancellationToken,
+) -> anyhow::Result<()> {
     let component = gateway.health.component("bus");
     let mut connected = gateway.bus.connected();
     loop {
@@ -147,7 +163,16 @@ impl Gateway {
             return;
         };
         let timeout = self.bus.request_timeout();
-        match self.bus.request(subjects::CACHE_INDEX, Headers::new(), payload.into(), timeout).await {
+        match self
+            .bus
+            .request(
+                subjects::CACHE_INDEX,
+                Headers::new(),
+                payload.into(),
+                timeout,
+            )
+            .await
+        {
             Ok(message) => {
                 if let Some(held) = self.read::<CacheHeld>(&message, "cache_index") {
                     on_held(self, held);

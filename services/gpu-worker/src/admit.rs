@@ -8,9 +8,9 @@ use engine::{EmbeddingModel, Input, InputError, TokenIds};
 use process::TraceContext;
 use schemas::error::{ErrorCode, Failure};
 use schemas::identity::Claims;
+use schemas::wire::Format;
 use schemas::work::{EmbedInput, EmbedTask, Task, Truncate, Work};
 use schemas::{headers, subjects, wire};
-use schemas::wire::Format;
 
 use crate::identity::{IdentityError, Verifier};
 use crate::job::{ReplyTo, Request};
@@ -34,26 +34,42 @@ pub fn reply_to(job: &Job) -> Option<ReplyTo> {
     let subject = job.headers.get(headers::REPLY)?;
     // The broker would take an empty subject or a wildcard for an error of this whole connection.
     let sound = !subject.is_empty() && !subject.contains(['*', '>', ' ', '\t']);
-    let format = Format::from_content_type(job.headers.get(headers::CONTENT_TYPE)).unwrap_or_default();
-    sound.then(|| ReplyTo { subject: subject.to_owned(), format })
+    let format =
+        Format::from_content_type(job.headers.get(headers::CONTENT_TYPE)).unwrap_or_default();
+    sound.then(|| ReplyTo {
+        subject: subject.to_owned(),
+        format,
+    })
 }
 
 /// Reads a message and checks who sent it.
 ///
 /// # Errors
 /// [`Refusal`].
-pub async fn admit(job: &Job, model: &str, verifier: &Verifier, now_ms: u64) -> Result<Request, Refusal> {
+pub async fn admit(
+    job: &Job,
+    model: &str,
+    verifier: &Verifier,
+    now_ms: u64,
+) -> Result<Request, Refusal> {
     let deadline_ms = job.headers.get_u64(headers::DEADLINE);
     if deadline_ms.is_some_and(|deadline_ms| deadline_ms <= now_ms) {
         return Err(Refusal::Expired);
     }
-    let reply = reply_to(job).ok_or_else(|| malformed("header Portalis-Reply is missing or no subject"))?;
+    let reply =
+        reply_to(job).ok_or_else(|| malformed("header Portalis-Reply is missing or no subject"))?;
     let Some((_, lane, tenant)) = subjects::parse_work(job.subject()) else {
         return Err(malformed("the subject is not a work subject"));
     };
-    let published_s = job.published_at().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+    let published_s = job
+        .published_at()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |since| since.as_secs());
     let token = job.headers.get(headers::IDENTITY);
-    let claims = verifier.verify(token, published_s).await.map_err(|error| unauthorized(&error))?;
+    let claims = verifier
+        .verify(token, published_s)
+        .await
+        .map_err(|error| unauthorized(&error))?;
     let work = read(job)?;
     check_rights(&claims, &work, model, tenant, lane)?;
     let Task::Embed(task) = work.task;
@@ -67,14 +83,20 @@ pub async fn admit(job: &Job, model: &str, verifier: &Verifier, now_ms: u64) -> 
         truncate: task.truncate,
         lane,
         // A publisher that does not say counts from the moment the queue had it.
-        submitted_at_ms: if work.submitted_at_ms == 0 { unix_ms(job.published_at()) } else { work.submitted_at_ms },
+        submitted_at_ms: if work.submitted_at_ms == 0 {
+            unix_ms(job.published_at())
+        } else {
+            work.submitted_at_ms
+        },
         deadline_ms,
         trace_id: trace.trace_id_hex(),
     })
 }
 
 fn unix_ms(time: SystemTime) -> u64 {
-    time.duration_since(UNIX_EPOCH).map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+    time.duration_since(UNIX_EPOCH).map_or(0, |since| {
+        u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+    })
 }
 
 fn malformed(message: &str) -> Refusal {
@@ -82,14 +104,18 @@ fn malformed(message: &str) -> Refusal {
 }
 
 fn unauthorized(error: &IdentityError) -> Refusal {
-    Refusal::Unauthorized(Failure::new(ErrorCode::Unauthorized, error.to_string()).param(headers::IDENTITY))
+    Refusal::Unauthorized(
+        Failure::new(ErrorCode::Unauthorized, error.to_string()).param(headers::IDENTITY),
+    )
 }
 
 fn read(job: &Job) -> Result<Work, Refusal> {
     let format = Format::from_content_type(job.headers.get(headers::CONTENT_TYPE));
     let work = format.and_then(|format| wire::decode_as::<Work>(format, &job.payload));
     work.map_err(|error| {
-        let cause = std::error::Error::source(&error).map(|source| format!(": {source}")).unwrap_or_default();
+        let cause = std::error::Error::source(&error)
+            .map(|source| format!(": {source}"))
+            .unwrap_or_default();
         malformed(&format!("{error}{cause}"))
     })
 }
@@ -101,13 +127,22 @@ fn check_rights(
     tenant: &str,
     lane: schemas::work::Lane,
 ) -> Result<(), Refusal> {
-    let refuse = |message: String| Err(Refusal::Unauthorized(Failure::new(ErrorCode::Forbidden, message)));
+    let refuse = |message: String| {
+        Err(Refusal::Unauthorized(Failure::new(
+            ErrorCode::Forbidden,
+            message,
+        )))
+    };
     if claims.tnt != tenant {
         return refuse("the identity is not that of the tenant in the subject".to_owned());
     }
     if work.model != model {
         return Err(Refusal::Invalid(
-            Failure::new(ErrorCode::ModelNotFound, format!("this queue is for model '{model}'")).param("model"),
+            Failure::new(
+                ErrorCode::ModelNotFound,
+                format!("this queue is for model '{model}'"),
+            )
+            .param("model"),
         ));
     }
     if !claims.allows_model(model) || !claims.scp.contains(&schemas::policy::Scope::Inference) {
@@ -120,13 +155,20 @@ fn check_rights(
 }
 
 fn check_task(task: &EmbedTask) -> Result<(), Refusal> {
-    let invalid = |message: String| Refusal::Invalid(Failure::new(ErrorCode::InvalidField, message).param("input"));
+    let invalid = |message: String| {
+        Refusal::Invalid(Failure::new(ErrorCode::InvalidField, message).param("input"))
+    };
     if task.inputs.is_empty() {
-        return Err(invalid("'inputs' is empty: at least one is needed".to_owned()));
+        return Err(invalid(
+            "'inputs' is empty: at least one is needed".to_owned(),
+        ));
     }
     if task.inputs.len() > schemas::http::MAX_INPUTS {
         let limit = schemas::http::MAX_INPUTS;
-        return Err(invalid(format!("'inputs' has {} elements; at most {limit} are taken", task.inputs.len())));
+        return Err(invalid(format!(
+            "'inputs' has {} elements; at most {limit} are taken",
+            task.inputs.len()
+        )));
     }
     Ok(())
 }
@@ -135,7 +177,11 @@ fn check_task(task: &EmbedTask) -> Result<(), Refusal> {
 ///
 /// # Errors
 /// A failure that names the input.
-pub fn tokenize(model: &EmbeddingModel, inputs: &[EmbedInput], truncate: Truncate) -> Result<Vec<TokenIds>, Failure> {
+pub fn tokenize(
+    model: &EmbeddingModel,
+    inputs: &[EmbedInput],
+    truncate: Truncate,
+) -> Result<Vec<TokenIds>, Failure> {
     let truncate = match truncate {
         Truncate::None => engine::Truncate::None,
         Truncate::Start => engine::Truncate::Start,
@@ -146,13 +192,19 @@ pub fn tokenize(model: &EmbeddingModel, inputs: &[EmbedInput], truncate: Truncat
             EmbedInput::Text(text) => Input::Text(text),
             EmbedInput::Tokens(ids) => Input::Tokens(ids),
         };
-        model.tokenize(input, truncate).map_err(|error| input_failure(index, inputs.len(), &error))
+        model
+            .tokenize(input, truncate)
+            .map_err(|error| input_failure(index, inputs.len(), &error))
     };
     inputs.iter().enumerate().map(one).collect()
 }
 
 fn input_failure(index: usize, count: usize, error: &InputError) -> Failure {
-    let param = if count == 1 { "input".to_owned() } else { format!("input[{index}]") };
+    let param = if count == 1 {
+        "input".to_owned()
+    } else {
+        format!("input[{index}]")
+    };
     let failure = match error {
         // The text is NIM's; clients look for "exceeds maximum allowed".
         InputError::TooLong { tokens, max } => Failure::new(

@@ -5,7 +5,7 @@ use std::future::Future;
 use std::pin::Pin;
 use std::time::{Duration, Instant};
 
-use engine::{Embeddings, EmbeddingModel, TokenIds};
+use engine::{EmbeddingModel, Embeddings, TokenIds};
 
 use crate::config::EchoConfig;
 
@@ -55,10 +55,20 @@ impl Device {
     /// A device for the echo engine, with its drills.
     #[must_use]
     pub fn echo(model: EmbeddingModel, config: &EchoConfig) -> Self {
-        let tokens = |text: &str| model.tokenize(engine::Input::Text(text), engine::Truncate::None).ok();
+        let tokens = |text: &str| {
+            model
+                .tokenize(engine::Input::Text(text), engine::Truncate::None)
+                .ok()
+        };
         let abort_on = tokens(&config.abort_on).map(TokenIds::into_vec);
-        let echo = Echo { batch: Duration::from_micros(config.batch_us), abort_on };
-        Self { model, echo: Some(echo) }
+        let echo = Echo {
+            batch: Duration::from_micros(config.batch_us),
+            abort_on,
+        };
+        Self {
+            model,
+            echo: Some(echo),
+        }
     }
 
     /// The model.
@@ -76,39 +86,57 @@ impl Device {
     /// Computes at once, on this thread; for instant devices.
     #[must_use]
     pub fn compute_now(&self, items: Vec<Item>, tokens: &[TokenIds]) -> Computed {
-        self.drill(tokens);
+        if self.is_poisoned(tokens) {
+            abort();
+        }
         let begun = Instant::now();
         let result = self.model.embed(tokens).map_err(|error| explain(&error));
-        Computed { items, result, busy: begun.elapsed() }
+        Computed {
+            items,
+            result,
+            busy: begun.elapsed(),
+        }
     }
 
     /// Computes off the event loop.
     #[must_use]
     pub fn compute(&self, items: Vec<Item>, tokens: Vec<TokenIds>) -> Running {
-        self.drill(&tokens);
         let model = self.model.clone();
         let simulated = self.echo.as_ref().map(|echo| echo.batch);
+        let is_poisoned = self.is_poisoned(&tokens);
         Box::pin(async move {
             let begun = Instant::now();
             if let Some(batch) = simulated {
                 tokio::time::sleep(batch).await; // Simulated device time, see default.toml.
             }
-            let joined = tokio::task::spawn_blocking(move || model.embed(&tokens).map_err(|error| explain(&error))).await;
-            let result = joined.unwrap_or_else(|error| Err(format!("the engine panicked: {error}")));
-            Computed { items, result, busy: begun.elapsed() }
+            if is_poisoned {
+                abort(); // Here a real engine would: while it computes.
+            }
+            let joined = tokio::task::spawn_blocking(move || {
+                model.embed(&tokens).map_err(|error| explain(&error))
+            })
+            .await;
+            let result =
+                joined.unwrap_or_else(|error| Err(format!("the engine panicked: {error}")));
+            Computed {
+                items,
+                result,
+                busy: begun.elapsed(),
+            }
         })
     }
 
-    /// Plays a message that kills its worker, if asked to.
-    fn drill(&self, tokens: &[TokenIds]) {
-        let Some(poison) = self.echo.as_ref().and_then(|echo| echo.abort_on.as_ref()) else {
-            return;
-        };
-        if tokens.iter().any(|ids| ids.as_slice() == poison.as_slice()) {
-            tracing::error!("echo engine met the text of echo.abort_on, aborting as asked");
-            std::process::abort();
-        }
+    /// Whether a batch holds the text that kills its worker in drills.
+    fn is_poisoned(&self, tokens: &[TokenIds]) -> bool {
+        let poison = self.echo.as_ref().and_then(|echo| echo.abort_on.as_ref());
+        poison.is_some_and(|poison| tokens.iter().any(|ids| ids.as_slice() == poison.as_slice()))
     }
+}
+
+/// Plays a message that kills its worker, see `echo.abort_on` in default.toml.
+fn abort() -> ! {
+    tracing::error!("echo engine met the text of echo.abort_on, aborting as asked");
+    std::process::abort()
 }
 
 /// An error with its causes, in one line.

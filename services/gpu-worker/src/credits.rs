@@ -27,9 +27,13 @@ pub fn next_pulls(slots: u32, load: [LaneLoad; 3]) -> [u32; 3] {
     let mut pulls = [0; 3];
     for (index, lane) in load.iter().enumerate() {
         let room = room(slots, index);
-        let lower: u32 = (index + 1..3).map(|lower| u32::from(load[lower].outstanding + load[lower].held == 0)).sum();
+        let lower: u32 = (index + 1..3)
+            .map(|lower| u32::from(load[lower].outstanding + load[lower].held == 0))
+            .sum();
         // One slot stays for each lower lane that has none, so that none is shut out.
-        let wanted = room.saturating_sub(lane.held + lane.outstanding).min(free.saturating_sub(lower));
+        let wanted = room
+            .saturating_sub(lane.held + lane.outstanding)
+            .min(free.saturating_sub(lower));
         if wanted > 0 && (lane.outstanding == 0 || wanted >= room / GROUP) {
             pulls[index] = wanted;
             free -= wanted;
@@ -72,7 +76,10 @@ mod tests {
     fn a_full_batch_lane_leaves_room_for_those_who_wait() {
         let pulls = next_pulls(64, [load(0, 10), load(32, 0), load(16, 0)]);
         assert_eq!(pulls, [0, 0, 0], "6 are free but a group is 16");
-        assert_eq!(next_pulls(64, [load(0, 0), load(32, 0), load(16, 0)]), [16, 0, 0]);
+        assert_eq!(
+            next_pulls(64, [load(0, 0), load(32, 0), load(16, 0)]),
+            [16, 0, 0]
+        );
     }
 
     proptest! {

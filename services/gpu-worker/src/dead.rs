@@ -59,7 +59,12 @@ impl<'a> Corpse<'a> {
 ///
 /// # Errors
 /// When the broker does not take it; the message stays where it is then.
-pub(crate) async fn bury(bus: &Bus, corpse: &Corpse<'_>, reason: &str, now_ms: u64) -> Result<(), PublishError> {
+pub(crate) async fn bury(
+    bus: &Bus,
+    corpse: &Corpse<'_>,
+    reason: &str,
+    now_ms: u64,
+) -> Result<(), PublishError> {
     let Some((slug, ..)) = subjects::parse_work(corpse.subject) else {
         return Ok(()); // Not work; nothing of ours.
     };
@@ -83,9 +88,18 @@ pub(crate) async fn bury(bus: &Bus, corpse: &Corpse<'_>, reason: &str, now_ms: u
         return Ok(());
     };
     // The time of death is left out on purpose: two movers make one letter.
-    let message_headers =
-        Headers::new().with(headers::MESSAGE_ID, format!("{}:{}:{}", corpse.stream, corpse.sequence, corpse.subject));
-    bus.publish_acked(&subjects::dead(slug), message_headers, payload.into(), TIMEOUT).await.map(drop)
+    let message_headers = Headers::new().with(
+        headers::MESSAGE_ID,
+        format!("{}:{}:{}", corpse.stream, corpse.sequence, corpse.subject),
+    );
+    bus.publish_acked(
+        &subjects::dead(slug),
+        message_headers,
+        payload.into(),
+        TIMEOUT,
+    )
+    .await
+    .map(drop)
 }
 
 /// The broker's note that a message was delivered too often.
@@ -114,7 +128,9 @@ impl Mover {
         let mut puller = Puller::new(&self.bus).await?;
         while !stop.is_cancelled() {
             if puller.outstanding(&consumer) == 0
-                && let Err(error) = puller.request(&consumer, PULL, PULL_TIMES.0, PULL_TIMES.1).await
+                && let Err(error) = puller
+                    .request(&consumer, PULL, PULL_TIMES.0, PULL_TIMES.1)
+                    .await
             {
                 tracing::debug!(%error, "no advisories pulled now");
             }
@@ -124,7 +140,10 @@ impl Mover {
             };
             match event {
                 Some(PullEvent::Job(job)) => self.move_one(job).await,
-                Some(PullEvent::Ended { reason: bus::EndReason::Expired, .. }) => {}
+                Some(PullEvent::Ended {
+                    reason: bus::EndReason::Expired,
+                    ..
+                }) => {}
                 Some(PullEvent::Ended { .. }) => {
                     tokio::select! {
                         () = tokio::time::sleep(PAUSE) => {}
@@ -144,7 +163,10 @@ impl Mover {
         let advisory: Advisory = match serde_json::from_slice(&job.payload) {
             Ok(advisory) => advisory,
             Err(error) => {
-                self.metrics.malformed.with_label_values(&["advisory"]).inc();
+                self.metrics
+                    .malformed
+                    .with_label_values(&["advisory"])
+                    .inc();
                 tracing::warn!(%error, "advisory cannot be read");
                 let _ = job.term("not an advisory").await;
                 return;
@@ -163,7 +185,11 @@ impl Mover {
         if !advisory.stream.starts_with(&streams::work_stream_name("")) {
             return Ok(()); // Another application's queue on the same broker.
         }
-        let message = match self.bus.get_message(&advisory.stream, advisory.stream_seq).await {
+        let message = match self
+            .bus
+            .get_message(&advisory.stream, advisory.stream_seq)
+            .await
+        {
             Ok(message) => message,
             Err(bus::JetStreamError::NotFound { .. }) => return Ok(()), // Moved already, or cancelled.
             Err(error) => return Err(error.into()),
@@ -179,9 +205,16 @@ impl Mover {
         let reason = format!("delivered {} times without an answer", advisory.deliveries);
         bury(&self.bus, &corpse, &reason, self.clock.now_unix_ms()).await?;
         self.metrics.dead_letters.inc();
-        tracing::error!(subject = message.subject, sequence = advisory.stream_seq, reason, "work is dead");
+        tracing::error!(
+            subject = message.subject,
+            sequence = advisory.stream_seq,
+            reason,
+            "work is dead"
+        );
         answer_dead(&self.bus, &message, advisory.deliveries).await;
-        self.bus.delete_message(&advisory.stream, advisory.stream_seq).await?;
+        self.bus
+            .delete_message(&advisory.stream, advisory.stream_seq)
+            .await?;
         Ok(())
     }
 }
@@ -197,20 +230,34 @@ enum MoveError {
 
 /// The failure that the sender of dead work is told.
 pub(crate) fn poisoned() -> Failure {
-    Failure::new(ErrorCode::Poisoned, "the request failed on every attempt; report the request id")
+    Failure::new(
+        ErrorCode::Poisoned,
+        "the request failed on every attempt; report the request id",
+    )
 }
 
 async fn answer_dead(bus: &Bus, message: &StoredMessage, deliveries: u64) {
-    let format = Format::from_content_type(message.headers.get(headers::CONTENT_TYPE)).unwrap_or_default();
-    let (Some(subject), Ok(work)) =
-        (message.headers.get(headers::REPLY), wire::decode_as::<Work>(format, &message.payload))
-    else {
+    let format =
+        Format::from_content_type(message.headers.get(headers::CONTENT_TYPE)).unwrap_or_default();
+    let (Some(subject), Ok(work)) = (
+        message.headers.get(headers::REPLY),
+        wire::decode_as::<Work>(format, &message.payload),
+    ) else {
         return;
     };
-    let attempt = u32::try_from(deliveries).unwrap_or(u32::MAX).saturating_add(1);
-    let frame = ReplyFrame { request_id: work.request_id, attempt, sequence: 0, frame: Frame::Failed(poisoned()) };
+    let attempt = u32::try_from(deliveries)
+        .unwrap_or(u32::MAX)
+        .saturating_add(1);
+    let frame = ReplyFrame {
+        request_id: work.request_id,
+        attempt,
+        sequence: 0,
+        frame: Frame::Failed(poisoned()),
+    };
     let payload = if subjects::is_reply_batch(subject) && format == Format::MessagePack {
-        wire::encode(&ReplyBatch { frames: vec![frame] })
+        wire::encode(&ReplyBatch {
+            frames: vec![frame],
+        })
     } else {
         wire::encode_as(format, &frame)
     };

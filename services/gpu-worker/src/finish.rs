@@ -39,7 +39,13 @@ pub struct Desk {
 impl Desk {
     /// An empty desk.
     #[must_use]
-    pub fn new(model: String, reporter: Reporter, clock: Clock, metrics: Metrics, stats: Arc<Stats>) -> Self {
+    pub fn new(
+        model: String,
+        reporter: Reporter,
+        clock: Clock,
+        metrics: Metrics,
+        stats: Arc<Stats>,
+    ) -> Self {
         Self {
             outbox: Outbox::default(),
             settlement: Settlement::default(),
@@ -59,10 +65,16 @@ impl Desk {
     /// Notes what a batch took.
     pub fn count_batch(&mut self, computed: &Computed) {
         let tokens: u64 = computed.items.iter().map(|item| item.tokens).sum();
-        self.metrics.batch_items.observe(computed.items.len() as f64);
+        self.metrics
+            .batch_items
+            .observe(computed.items.len() as f64);
         self.metrics.batch_tokens.observe(tokens as f64);
-        self.metrics.compute_seconds.observe(computed.busy.as_secs_f64());
-        self.metrics.busy_seconds.inc_by(computed.busy.as_secs_f64());
+        self.metrics
+            .compute_seconds
+            .observe(computed.busy.as_secs_f64());
+        self.metrics
+            .busy_seconds
+            .inc_by(computed.busy.as_secs_f64());
         self.metrics.tokens.inc_by(tokens);
         self.stats.on_batch(tokens, computed.busy);
     }
@@ -74,8 +86,15 @@ impl Desk {
         for frame in frames {
             self.outbox.push(&held.request.reply, frame);
         }
-        let event = held.cost(CostKind::Computed, &self.model, &self.reporter, self.clock.now_unix_ms());
-        self.metrics.queue_seconds.observe(event.queue_us as f64 / 1e6);
+        let event = held.cost(
+            CostKind::Computed,
+            &self.model,
+            &self.reporter,
+            self.clock.now_unix_ms(),
+        );
+        self.metrics
+            .queue_seconds
+            .observe(event.queue_us as f64 / 1e6);
         tracing::debug!(
             request_id = %held.request.request_id,
             trace_id = held.request.trace_id,
@@ -91,7 +110,9 @@ impl Desk {
     pub fn drop_cancelled(&mut self, held: Held) {
         self.count("cancelled");
         self.bill_if_run(&held, CostKind::Cancelled);
-        self.settlement.jobs.push((held.job, Verdict::Term("cancelled".to_owned())));
+        self.settlement
+            .jobs
+            .push((held.job, Verdict::Term("cancelled".to_owned())));
     }
 
     /// The deadline of a request in hand passed before all of it was begun.
@@ -101,14 +122,18 @@ impl Desk {
         let frame = held.frame(Frame::Failed(failure));
         self.outbox.push(&held.request.reply, frame);
         self.bill_if_run(&held, CostKind::Cancelled);
-        self.settlement.jobs.push((held.job, Verdict::Term("deadline passed".to_owned())));
+        self.settlement
+            .jobs
+            .push((held.job, Verdict::Term("deadline passed".to_owned())));
     }
 
     /// The deadline passed before the message was admitted.
     pub fn expire(&mut self, job: Job) {
         self.count("expired");
         self.tell(&job, deadline_passed());
-        self.settlement.jobs.push((job, Verdict::Term("deadline passed".to_owned())));
+        self.settlement
+            .jobs
+            .push((job, Verdict::Term("deadline passed".to_owned())));
     }
 
     /// A message that may not be served.
@@ -116,7 +141,9 @@ impl Desk {
         self.count(outcome);
         tracing::info!(subject = job.subject(), %failure, "work refused");
         self.tell(&job, failure);
-        self.settlement.jobs.push((job, Verdict::Term("refused".to_owned())));
+        self.settlement
+            .jobs
+            .push((job, Verdict::Term("refused".to_owned())));
     }
 
     /// A message that cannot be read: kept as a dead letter.
@@ -133,13 +160,17 @@ impl Desk {
         self.count("failed");
         let frame = held.frame(Frame::Failed(failure));
         self.outbox.push(&held.request.reply, frame);
-        self.settlement.jobs.push((held.job, Verdict::Term("refused".to_owned())));
+        self.settlement
+            .jobs
+            .push((held.job, Verdict::Term("refused".to_owned())));
     }
 
     /// A request for which there is no room: somebody else may have some.
     pub fn give_back(&mut self, held: Held) {
         self.count("given_back");
-        self.settlement.jobs.push((held.job, Verdict::GiveBack(RETRY_PAUSE)));
+        self.settlement
+            .jobs
+            .push((held.job, Verdict::GiveBack(RETRY_PAUSE)));
     }
 
     /// A request that failed although it ran alone: tried again, and dead after the last attempt.
@@ -149,7 +180,9 @@ impl Desk {
         if i64::from(held.attempt()) < MAX_WORK_DELIVERIES {
             self.count("given_back");
             let pause = RETRY_PAUSE * held.attempt();
-            self.settlement.jobs.push((held.job, Verdict::GiveBack(pause)));
+            self.settlement
+                .jobs
+                .push((held.job, Verdict::GiveBack(pause)));
             return;
         }
         self.count("dead");
@@ -162,11 +195,15 @@ impl Desk {
         match dead::bury(bus, &Corpse::of_job(&job), reason, self.clock.now_unix_ms()).await {
             Ok(()) => {
                 self.metrics.dead_letters.inc();
-                self.settlement.jobs.push((job, Verdict::Term("dead letter".to_owned())));
+                self.settlement
+                    .jobs
+                    .push((job, Verdict::Term("dead letter".to_owned())));
             }
             Err(error) => {
                 tracing::warn!(%error, "dead letter not stored, the message goes back to the queue");
-                self.settlement.jobs.push((job, Verdict::GiveBack(RETRY_PAUSE)));
+                self.settlement
+                    .jobs
+                    .push((job, Verdict::GiveBack(RETRY_PAUSE)));
             }
         }
     }
@@ -184,12 +221,19 @@ impl Desk {
             return;
         };
         let Ok(work) = wire::decode_as::<RequestOnly>(reply.format, &job.payload) else {
-            tracing::debug!(subject = job.subject(), "sender cannot be answered, its request id cannot be read");
+            tracing::debug!(
+                subject = job.subject(),
+                "sender cannot be answered, its request id cannot be read"
+            );
             return;
         };
         let attempt = u32::try_from(job.delivered()).unwrap_or(u32::MAX);
-        let frame =
-            ReplyFrame { request_id: work.request_id, attempt, sequence: 0, frame: Frame::Failed(failure) };
+        let frame = ReplyFrame {
+            request_id: work.request_id,
+            attempt,
+            sequence: 0,
+            frame: Frame::Failed(failure),
+        };
         self.outbox.push(&reply, frame);
     }
 }
@@ -201,6 +245,8 @@ struct RequestOnly {
 }
 
 fn deadline_passed() -> Failure {
-    Failure::new(schemas::error::ErrorCode::DeadlineExceeded, "the deadline passed before the work was begun")
+    Failure::new(
+        schemas::error::ErrorCode::DeadlineExceeded,
+        "the deadline passed before the work was begun",
+    )
 }
-

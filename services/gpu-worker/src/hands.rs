@@ -76,7 +76,10 @@ impl Hands {
     /// Requests held, by lane in the order of [`Lane::ALL`].
     #[must_use]
     pub fn lane_load(&self) -> [LaneLoad; 3] {
-        self.lanes.map(|held| LaneLoad { held, outstanding: 0 })
+        self.lanes.map(|held| LaneLoad {
+            held,
+            outstanding: 0,
+        })
     }
 
     /// Everything held.
@@ -128,7 +131,12 @@ impl Hands {
             return true;
         }
         lengths.into_iter().enumerate().all(|(index, tokens)| {
-            let waiting = Waiting { id: item_id(key, index), tokens, arrived_at_us: now_us, lane };
+            let waiting = Waiting {
+                id: item_id(key, index),
+                tokens,
+                arrived_at_us: now_us,
+                lane,
+            };
             self.planner.push(waiting).is_ok()
         })
     }
@@ -145,7 +153,9 @@ impl Hands {
             return Ok(self.whole(key));
         }
         match self.planner.poll(now_us) {
-            Decision::Run(ids) => Ok(self.collect(ids.into_iter().map(|id| (id >> INDEX_BITS, index_of(id))))),
+            Decision::Run(ids) => {
+                Ok(self.collect(ids.into_iter().map(|id| (id >> INDEX_BITS, index_of(id)))))
+            }
             Decision::WaitUntil(at_us) => Err(Some(at_us)),
             Decision::Idle => Err(None),
         }
@@ -157,11 +167,21 @@ impl Hands {
     }
 
     fn collect(&mut self, ids: impl Iterator<Item = (u64, usize)>) -> Batch {
-        let mut batch = Batch { items: Vec::new(), tokens: Vec::new() };
+        let mut batch = Batch {
+            items: Vec::new(),
+            tokens: Vec::new(),
+        };
         for (key, index) in ids {
-            let slot = self.held.get_mut(&key).and_then(|held| held.tokens.get_mut(index));
+            let slot = self
+                .held
+                .get_mut(&key)
+                .and_then(|held| held.tokens.get_mut(index));
             if let Some(tokens) = slot.and_then(Option::take) {
-                batch.items.push(Item { key, index, tokens: tokens.len() as u64 });
+                batch.items.push(Item {
+                    key,
+                    index,
+                    tokens: tokens.len() as u64,
+                });
                 batch.tokens.push(tokens);
             }
         }
@@ -203,14 +223,19 @@ impl Hands {
                 }
                 self.over(&keys)
             }
-            Err(reason) => self.on_failed(&computed.items, &keys, tokens.unwrap_or_default(), reason),
+            Err(reason) => {
+                self.on_failed(&computed.items, &keys, tokens.unwrap_or_default(), reason)
+            }
         }
     }
 
     fn over(&mut self, keys: &[u64]) -> Finished {
         let mut finished = Finished::default();
         for key in keys {
-            let (whole, cancelled) = self.held.get(key).map_or((false, false), |held| (held.is_whole(), held.cancelled));
+            let (whole, cancelled) = self
+                .held
+                .get(key)
+                .map_or((false, false), |held| (held.is_whole(), held.cancelled));
             if cancelled {
                 finished.cancelled.extend(self.remove(*key));
             } else if whole {
@@ -220,12 +245,25 @@ impl Hands {
         finished
     }
 
-    fn on_failed(&mut self, items: &[Item], keys: &[u64], tokens: Vec<TokenIds>, reason: String) -> Finished {
+    fn on_failed(
+        &mut self,
+        items: &[Item],
+        keys: &[u64],
+        tokens: Vec<TokenIds>,
+        reason: String,
+    ) -> Finished {
         if let [key] = keys {
-            return Finished { failed: self.remove(*key).map(|held| (held, reason)), ..Finished::default() };
+            return Finished {
+                failed: self.remove(*key).map(|held| (held, reason)),
+                ..Finished::default()
+            };
         }
         for (item, ids) in items.iter().zip(tokens) {
-            if let Some(slot) = self.held.get_mut(&item.key).and_then(|held| held.tokens.get_mut(item.index)) {
+            if let Some(slot) = self
+                .held
+                .get_mut(&item.key)
+                .and_then(|held| held.tokens.get_mut(item.index))
+            {
                 *slot = Some(ids);
             }
         }
@@ -234,7 +272,9 @@ impl Hands {
             if let Some(held) = self.held.get_mut(key) {
                 held.alone = true;
                 // What of it waits in the planner is computed with the rest of it, alone.
-                let waiting: Vec<u64> = (0..held.tokens.len()).map(|index| item_id(*key, index)).collect();
+                let waiting: Vec<u64> = (0..held.tokens.len())
+                    .map(|index| item_id(*key, index))
+                    .collect();
                 waiting.into_iter().for_each(|id| {
                     self.planner.remove(id);
                 });
@@ -247,9 +287,17 @@ impl Hands {
     /// Requests that nobody waits for any more.
     #[must_use]
     pub fn expired(&self, now_ms: u64) -> Vec<u64> {
-        let late = |held: &Held| held.request.deadline_ms.is_some_and(|deadline_ms| deadline_ms <= now_ms);
+        let late = |held: &Held| {
+            held.request
+                .deadline_ms
+                .is_some_and(|deadline_ms| deadline_ms <= now_ms)
+        };
         let untouched = |held: &Held| held.tokens.iter().all(Option::is_some);
-        self.held.iter().filter(|(_, held)| late(held) && untouched(held)).map(|(key, _)| *key).collect()
+        self.held
+            .iter()
+            .filter(|(_, held)| late(held) && untouched(held))
+            .map(|(key, _)| *key)
+            .collect()
     }
 }
 

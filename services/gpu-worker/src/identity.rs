@@ -52,8 +52,14 @@ impl Verifier {
         let lifetime = Duration::from_secs(MAX_LIFETIME_S + LEEWAY_S);
         Self {
             keys: RwLock::default(),
-            tokens: Cache::builder().max_capacity(MAX_TOKENS).time_to_live(lifetime).build(),
-            unknown: Cache::builder().max_capacity(MAX_UNKNOWN_KEYS).time_to_live(UNKNOWN_FOR).build(),
+            tokens: Cache::builder()
+                .max_capacity(MAX_TOKENS)
+                .time_to_live(lifetime)
+                .build(),
+            unknown: Cache::builder()
+                .max_capacity(MAX_UNKNOWN_KEYS)
+                .time_to_live(UNKNOWN_FOR)
+                .build(),
             bucket,
         }
     }
@@ -62,7 +68,11 @@ impl Verifier {
     ///
     /// # Errors
     /// [`IdentityError`]; an unknown key is looked up once before it is refused.
-    pub async fn verify(&self, token: Option<&str>, published_s: u64) -> Result<Arc<Claims>, IdentityError> {
+    pub async fn verify(
+        &self,
+        token: Option<&str>,
+        published_s: u64,
+    ) -> Result<Arc<Claims>, IdentityError> {
         let token = token.ok_or(IdentityError::Missing)?;
         let hash = *blake3::hash(token.as_bytes()).as_bytes();
         let claims = match self.tokens.get(&hash) {
@@ -81,9 +91,12 @@ impl Verifier {
     }
 
     async fn decode(&self, token: &str) -> Result<Claims, IdentityError> {
-        let invalid = |error: jsonwebtoken::errors::Error| IdentityError::Invalid(error.to_string());
+        let invalid =
+            |error: jsonwebtoken::errors::Error| IdentityError::Invalid(error.to_string());
         let header = jsonwebtoken::decode_header(token).map_err(invalid)?;
-        let kid = header.kid.ok_or_else(|| IdentityError::Invalid("no key id".to_owned()))?;
+        let kid = header
+            .kid
+            .ok_or_else(|| IdentityError::Invalid("no key id".to_owned()))?;
         let key = match self.key(&kid) {
             Some(key) => key,
             None => self.fetch(&kid).await?,
@@ -94,15 +107,23 @@ impl Verifier {
         validation.set_audience(&[AUDIENCE]);
         validation.set_required_spec_claims(&["exp", "iss", "aud", "sub"]);
         validation.validate_exp = false; // Done by the caller, against the time of publication.
-        let claims = jsonwebtoken::decode::<Claims>(token, &key, &validation).map_err(invalid)?.claims;
+        let claims = jsonwebtoken::decode::<Claims>(token, &key, &validation)
+            .map_err(invalid)?
+            .claims;
         if claims.exp.saturating_sub(claims.iat) > MAX_LIFETIME_S {
-            return Err(IdentityError::Invalid(format!("lives longer than {MAX_LIFETIME_S} s")));
+            return Err(IdentityError::Invalid(format!(
+                "lives longer than {MAX_LIFETIME_S} s"
+            )));
         }
         Ok(claims)
     }
 
     fn key(&self, kid: &str) -> Option<DecodingKey> {
-        self.keys.read().unwrap_or_else(PoisonError::into_inner).get(kid).cloned()
+        self.keys
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get(kid)
+            .cloned()
     }
 
     async fn fetch(&self, kid: &str) -> Result<DecodingKey, IdentityError> {
@@ -122,18 +143,27 @@ impl Verifier {
     fn learn(&self, kid: &str, value: &[u8]) {
         match decoding_key(value) {
             Ok(key) => {
-                self.keys.write().unwrap_or_else(PoisonError::into_inner).insert(kid.to_owned(), key);
+                self.keys
+                    .write()
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .insert(kid.to_owned(), key);
             }
             Err(error) => tracing::warn!(kid, error, "published signing key cannot be used"),
         }
     }
 
     fn forget(&self, kid: &str) {
-        self.keys.write().unwrap_or_else(PoisonError::into_inner).remove(kid);
+        self.keys
+            .write()
+            .unwrap_or_else(PoisonError::into_inner)
+            .remove(kid);
     }
 
     fn forget_all(&self) {
-        self.keys.write().unwrap_or_else(PoisonError::into_inner).clear();
+        self.keys
+            .write()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clear();
     }
 }
 

@@ -138,7 +138,12 @@ impl Held {
     pub fn frame(&mut self, frame: Frame) -> ReplyFrame {
         let sequence = self.next_sequence;
         self.next_sequence += 1;
-        ReplyFrame { request_id: self.request.request_id, attempt: self.attempt(), sequence, frame }
+        ReplyFrame {
+            request_id: self.request.request_id,
+            attempt: self.attempt(),
+            sequence,
+            frame,
+        }
     }
 
     /// The frames of the whole answer: parts of bounded size, then the end.
@@ -161,7 +166,10 @@ impl Held {
             first = first.saturating_add(count);
         }
         let last = parts.pop().unwrap_or_default();
-        let mut frames: Vec<ReplyFrame> = parts.into_iter().map(|part| self.frame(Frame::Part(part))).collect();
+        let mut frames: Vec<ReplyFrame> = parts
+            .into_iter()
+            .map(|part| self.frame(Frame::Part(part)))
+            .collect();
         frames.push(self.frame(Frame::Done(Done { embed: last, usage })));
         frames
     }
@@ -173,7 +181,9 @@ impl Held {
         CostEvent {
             // One id for computed and cancelled: a request pays once, whichever is told first.
             event_id: match kind {
-                CostKind::Waste => schemas::cost::waste_event_id(&request_id, self.attempt(), &report.instance),
+                CostKind::Waste => {
+                    schemas::cost::waste_event_id(&request_id, self.attempt(), &report.instance)
+                }
                 _ => computed_event_id(&request_id),
             },
             kind,
@@ -216,12 +226,17 @@ pub fn shares(time_ns: u64, weights: &[u64]) -> Vec<u64> {
     }
     let product = |weight: u64| u128::from(time_ns) * u128::from(weight);
     // Each share is at most the time, so it fits.
-    let mut shares: Vec<u64> =
-        weights.iter().map(|weight| u64::try_from(product(*weight) / total).unwrap_or(time_ns)).collect();
+    let mut shares: Vec<u64> = weights
+        .iter()
+        .map(|weight| u64::try_from(product(*weight) / total).unwrap_or(time_ns))
+        .collect();
     let missing = time_ns - shares.iter().sum::<u64>();
     let mut order: Vec<usize> = (0..weights.len()).collect();
     order.sort_by_key(|index| std::cmp::Reverse(product(weights[*index]) % total));
-    for index in order.into_iter().take(usize::try_from(missing).unwrap_or(usize::MAX)) {
+    for index in order
+        .into_iter()
+        .take(usize::try_from(missing).unwrap_or(usize::MAX))
+    {
         shares[index] += 1;
     }
     shares
@@ -229,7 +244,9 @@ pub fn shares(time_ns: u64, weights: &[u64]) -> Vec<u64> {
 
 fn equal_shares(time_ns: u64, count: usize) -> Vec<u64> {
     let count_ns = count as u64;
-    (0..count_ns).map(|index| time_ns / count_ns + u64::from(index < time_ns % count_ns)).collect()
+    (0..count_ns)
+        .map(|index| time_ns / count_ns + u64::from(index < time_ns % count_ns))
+        .collect()
 }
 
 #[cfg(test)]

@@ -16,7 +16,6 @@ mod publish;
 mod stats;
 mod worker;
 
-use std::future::Future;
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::time::Duration;
@@ -26,7 +25,7 @@ use bus::{Bus, Puller};
 use engine::batch::{BatchPlanner, Limits};
 use engine::{EchoOptions, EmbeddingModel, LoadOptions, Precision};
 use moka::sync::Cache;
-use process::{CancellationToken, Context};
+use process::{CancellationToken, Context, Serving};
 use schemas::{streams, subjects};
 
 use crate::compute::Device;
@@ -60,46 +59,83 @@ impl process::Service for GpuWorker {
     const DEFAULT_CONFIG: &'static str = include_str!("../default.toml");
     type Config = Config;
 
-    fn serve(config: Config, context: Context) -> impl Future<Output = anyhow::Result<()>> + Send {
-        serve(config, context)
+    fn serve(config: Config, context: Context) -> Serving {
+        Box::pin(serve(config, context))
     }
 }
 
 async fn serve(config: Config, context: Context) -> anyhow::Result<()> {
     let ready = context.health.component("model");
     let slots = config.queue.slots;
-    anyhow::ensure!(slots >= MIN_SLOTS, "queue.slots is {slots}; set it to {MIN_SLOTS} or more, one for each lane");
+    anyhow::ensure!(
+        slots >= MIN_SLOTS,
+        "queue.slots is {slots}; set it to {MIN_SLOTS} or more, one for each lane"
+    );
     // The model first: a broken file is found before any traffic is taken.
     let echo = config.echo.clone();
     let model_config = config.model.clone();
     let device = tokio::task::spawn_blocking(move || load(&model_config, &echo)).await??;
-    let bus = Bus::connect(&config.bus, &context.instance, None).await.context("cannot reach the message bus")?;
+    let bus = Bus::connect(&config.bus, &context.instance, None)
+        .await
+        .context("cannot reach the message bus")?;
     let card = provision::card(&config.model, &device, context.clock.now_unix_ms() / 1_000);
-    let provisioner = Provisioner::new(bus.clone(), card.clone(), config.queue.max_queued_per_tenant_lane);
-    provisioner.provision().await.context("cannot make the queues of the model")?;
+    let provisioner = Provisioner::new(
+        bus.clone(),
+        card.clone(),
+        config.queue.max_queued_per_tenant_lane,
+    );
+    provisioner
+        .provision()
+        .await
+        .context("cannot make the queues of the model")?;
     let verifier = Arc::new(Verifier::new(bus.kv(&streams::jwks_bucket()).await?));
-    let cancels = bus.subscribe(&subjects::cancel_model(&card.slug), None).await?;
-    let own_cancels = bus.subscribe(&subjects::cancel_worker(&context.instance), None).await?;
+    let cancels = bus
+        .subscribe(&subjects::cancel_model(&card.slug), None)
+        .await?;
+    let own_cancels = bus
+        .subscribe(&subjects::cancel_worker(&context.instance), None)
+        .await?;
     let puller = Puller::new(&bus).await?;
     let stop = CancellationToken::new();
     let metrics = Metrics::new(&context.registry)?;
-    let mover = Mover { bus: bus.clone(), clock: context.clock.clone(), metrics: metrics.clone() };
+    let mover = Mover {
+        bus: bus.clone(),
+        clock: context.clock.clone(),
+        metrics: metrics.clone(),
+    };
     let stats = Arc::new(Stats::default());
     let tasks = &context.tasks;
-    tasks.spawn("signing keys", identity::follow(Arc::clone(&verifier), stop.clone()));
-    tasks.spawn("provisioner", provisioner.follow(context.health.component("bus"), stop.clone()));
+    tasks.spawn(
+        "signing keys",
+        identity::follow(Arc::clone(&verifier), stop.clone()),
+    );
+    tasks.spawn(
+        "provisioner",
+        provisioner.follow(context.health.component("bus"), stop.clone()),
+    );
     tasks.spawn("dead letters", mover.run(stop.clone()));
     let (model, slots, beaten) = (card.name.clone(), config.queue.slots, Arc::clone(&stats));
     let beat = move || Some(beaten.beat(&model, slots, DEVICE));
     let malformed = metrics.malformed.with_label_values(&["control"]);
-    let orders = bus::control::run(bus.clone(), context.clone(), move || malformed.inc(), stop.clone());
+    let orders = bus::control::run(
+        bus.clone(),
+        context.clone(),
+        move || malformed.inc(),
+        stop.clone(),
+    );
     tasks.spawn("control", orders);
-    tasks.spawn("beat", bus::beat::run(bus.clone(), context.clone(), beat, stop.clone()));
+    tasks.spawn(
+        "beat",
+        bus::beat::run(bus.clone(), context.clone(), beat, stop.clone()),
+    );
     let worker = Worker::new(Parts {
         desk: desk(&config, &context, &metrics, &stats),
         hands: Hands::new(BatchPlanner::new(limits(&config))),
         consumers: worker::consumers(&card.slug),
-        cancelled: Cache::builder().max_capacity(MAX_CANCELLED).time_to_live(CANCELLED_FOR).build(),
+        cancelled: Cache::builder()
+            .max_capacity(MAX_CANCELLED)
+            .time_to_live(CANCELLED_FOR)
+            .build(),
         context: context.clone(),
         bus,
         config,
@@ -109,8 +145,15 @@ async fn serve(config: Config, context: Context) -> anyhow::Result<()> {
         stats,
     });
     ready.set_ready();
-    tracing::info!(model = card.name, revision = card.revision, instance = context.instance, "worker is ready");
-    worker.run(puller, worker::Cancels::new(cancels, own_cancels)).await;
+    tracing::info!(
+        model = card.name,
+        revision = card.revision,
+        instance = context.instance,
+        "worker is ready"
+    );
+    worker
+        .run(puller, worker::Cancels::new(cancels, own_cancels))
+        .await;
     stop.cancel();
     Ok(())
 }
@@ -118,19 +161,32 @@ async fn serve(config: Config, context: Context) -> anyhow::Result<()> {
 fn load(config: &ModelConfig, echo: &config::EchoConfig) -> anyhow::Result<Device> {
     match config.engine {
         EngineKind::Echo => {
-            let options = EchoOptions { dims: echo.dimensions, max_tokens: ECHO_MAX_TOKENS };
+            let options = EchoOptions {
+                dims: echo.dimensions,
+                max_tokens: ECHO_MAX_TOKENS,
+            };
             Ok(Device::echo(EmbeddingModel::echo(options), echo))
         }
         EngineKind::Model => {
-            let precision: Precision =
-                config.precision.parse().map_err(|error| anyhow::anyhow!("model.precision: {error}"))?;
-            let mut options = LoadOptions { precision, ..LoadOptions::default() };
+            let precision: Precision = config
+                .precision
+                .parse()
+                .map_err(|error| anyhow::anyhow!("model.precision: {error}"))?;
+            let mut options = LoadOptions {
+                precision,
+                ..LoadOptions::default()
+            };
             if let Some(threads) = NonZeroUsize::new(config.threads) {
                 options.threads = threads;
             }
             let path = &config.path;
-            let model = EmbeddingModel::load(path, options)
-                .with_context(|| format!("cannot load model '{}' from {}", config.name, path.display()))?;
+            let model = EmbeddingModel::load(path, options).with_context(|| {
+                format!(
+                    "cannot load model '{}' from {}",
+                    config.name,
+                    path.display()
+                )
+            })?;
             Ok(Device::real(model))
         }
     }
@@ -148,7 +204,16 @@ fn limits(config: &Config) -> Limits {
 }
 
 fn desk(config: &Config, context: &Context, metrics: &Metrics, stats: &Arc<Stats>) -> Desk {
-    let reporter =
-        Reporter { instance: context.instance.clone(), device: DEVICE.to_owned(), terms: config.device.terms };
-    Desk::new(config.model.name.clone(), reporter, context.clock.clone(), metrics.clone(), Arc::clone(stats))
+    let reporter = Reporter {
+        instance: context.instance.clone(),
+        device: DEVICE.to_owned(),
+        terms: config.device.terms,
+    };
+    Desk::new(
+        config.model.name.clone(),
+        reporter,
+        context.clock.clone(),
+        metrics.clone(),
+        Arc::clone(stats),
+    )
 }

@@ -1,8 +1,8 @@
 //! Every metric of the worker. Input: the registry of the process. Output: handles that the steps of a batch touch.
 
 use process::metrics::{
-    BATCH_SIZE_BUCKETS, MetricError, SECONDS_BUCKETS, TOKENS_BUCKETS, counter, histogram, int_counter, int_counter_vec,
-    int_gauge,
+    BATCH_SIZE_BUCKETS, MetricError, SECONDS_BUCKETS, TOKENS_BUCKETS, counter, histogram,
+    int_counter, int_counter_vec, int_gauge,
 };
 use prometheus::{Counter, Histogram, IntCounter, IntCounterVec, IntGauge, Registry};
 
@@ -56,21 +56,53 @@ impl Metrics {
                 "Requests finished by the worker, by outcome.",
                 &["outcome"],
             )?,
-            batch_items: histogram(registry, "portalis_worker_batch_items", "Texts of a batch.", BATCH_SIZE_BUCKETS)?,
-            batch_tokens: histogram(registry, "portalis_worker_batch_tokens", "Tokens of a batch.", TOKENS_BUCKETS)?,
+            batch_items: histogram(
+                registry,
+                "portalis_worker_batch_items",
+                "Texts of a batch.",
+                BATCH_SIZE_BUCKETS,
+            )?,
+            batch_tokens: histogram(
+                registry,
+                "portalis_worker_batch_tokens",
+                "Tokens of a batch.",
+                TOKENS_BUCKETS,
+            )?,
             queue_seconds: seconds(
                 "portalis_worker_queue_wait_seconds",
                 "Wait from submission to the start of the first batch.",
             )?,
-            compute_seconds: seconds("portalis_worker_compute_seconds", "Compute time of a batch.")?,
-            busy_seconds: counter(registry, "portalis_worker_busy_seconds_total", "Time the device was busy.")?,
+            compute_seconds: seconds(
+                "portalis_worker_compute_seconds",
+                "Compute time of a batch.",
+            )?,
+            busy_seconds: counter(
+                registry,
+                "portalis_worker_busy_seconds_total",
+                "Time the device was busy.",
+            )?,
             tokens: count("portalis_worker_tokens_total", "Tokens computed.")?,
             in_hand: gauge("portalis_worker_requests_in_hand", "Requests held.")?,
-            waiting_tokens: gauge("portalis_worker_waiting_tokens", "Tokens waiting in the worker.")?,
-            redelivered: count("portalis_worker_redelivered_total", "Deliveries of work that were not the first.")?,
-            cost_events: count("portalis_worker_cost_events_total", "Cost events that the stream has taken.")?,
-            cost_retries: count("portalis_worker_cost_retries_total", "Tries to publish cost events that failed.")?,
-            dead_letters: count("portalis_worker_dead_letters_total", "Messages moved to the dead letters.")?,
+            waiting_tokens: gauge(
+                "portalis_worker_waiting_tokens",
+                "Tokens waiting in the worker.",
+            )?,
+            redelivered: count(
+                "portalis_worker_redelivered_total",
+                "Deliveries of work that were not the first.",
+            )?,
+            cost_events: count(
+                "portalis_worker_cost_events_total",
+                "Cost events that the stream has taken.",
+            )?,
+            cost_retries: count(
+                "portalis_worker_cost_retries_total",
+                "Tries to publish cost events that failed.",
+            )?,
+            dead_letters: count(
+                "portalis_worker_dead_letters_total",
+                "Messages moved to the dead letters.",
+            )?,
             malformed: int_counter_vec(
                 registry,
                 "portalis_worker_malformed_messages_total",

@@ -95,7 +95,11 @@ fn frame_bytes(frame: &ReplyFrame) -> usize {
         Frame::Done(done) => &done.embed,
         Frame::Accepted(_) | Frame::Failed(_) => return 256,
     };
-    part.vectors.iter().map(|vector| vector.0.len() * size_of::<f32>() + 8).sum::<usize>() + 256
+    part.vectors
+        .iter()
+        .map(|vector| vector.0.len() * size_of::<f32>() + 8)
+        .sum::<usize>()
+        + 256
 }
 
 /// How a message leaves the queue.
@@ -128,12 +132,20 @@ impl Settlement {
 
 /// Publishes the facts until the broker has them, then settles the messages. A worker that dies in between leaves the work
 /// to be done again: the ledger books a request once, and the second time as waste.
-pub async fn settle(bus: Bus, settlement: Settlement, metrics: Metrics, give_up: CancellationToken) {
+pub async fn settle(
+    bus: Bus,
+    settlement: Settlement,
+    metrics: Metrics,
+    give_up: CancellationToken,
+) {
     let Settlement { events, jobs } = settlement;
     for (subject, batch) in by_payer(events) {
         let count = batch.events.len() as u64;
         if !publish_cost(&bus, &subject, &batch, &jobs, (&metrics, &give_up)).await {
-            tracing::warn!(events = count, "cost events not stored, their work goes back to the queue");
+            tracing::warn!(
+                events = count,
+                "cost events not stored, their work goes back to the queue"
+            );
             return; // Dropping the jobs gives them back.
         }
         metrics.cost_events.inc_by(count);
@@ -155,7 +167,11 @@ fn by_payer(events: Vec<CostEvent>) -> BTreeMap<String, CostBatch> {
     let mut batches: BTreeMap<String, CostBatch> = BTreeMap::new();
     for event in events {
         let subject = subjects::cost(&event.tenant, &model_slug(&event.model));
-        batches.entry(subject).or_insert_with(|| CostBatch { events: Vec::new() }).events.push(event);
+        batches
+            .entry(subject)
+            .or_insert_with(|| CostBatch { events: Vec::new() })
+            .events
+            .push(event);
     }
     batches
 }
@@ -174,13 +190,32 @@ async fn publish_cost(
             return false;
         }
     };
-    let ids: Vec<&[u8]> = batch.events.iter().map(|event| event.event_id.as_bytes()).collect();
+    // The same batch told again is one message; the same request computed by somebody else is another one: the ledger
+    // must hear of it to book it as waste.
+    let attempts: Vec<[u8; 4]> = batch
+        .events
+        .iter()
+        .map(|event| event.attempt.to_le_bytes())
+        .collect();
+    let told = batch.events.iter().zip(&attempts);
+    let ids: Vec<&[u8]> = told
+        .flat_map(|(event, attempt)| {
+            [
+                event.event_id.as_bytes(),
+                event.reporter.as_bytes(),
+                attempt.as_slice(),
+            ]
+        })
+        .collect();
     let message_id = event_id(&ids);
     let mut pause = RETRY_PAUSES.0;
     loop {
         let message_headers = Headers::new().with(headers::MESSAGE_ID, &message_id);
         let body = bytes::Bytes::copy_from_slice(&payload);
-        match bus.publish_acked(subject, message_headers, body, COST_TIMEOUT).await {
+        match bus
+            .publish_acked(subject, message_headers, body, COST_TIMEOUT)
+            .await
+        {
             Ok(_) => return true,
             Err(error @ (PublishError::TooLarge { .. } | PublishError::WrongSequence { .. })) => {
                 tracing::error!(%error, "cost events refused");
@@ -210,8 +245,16 @@ mod tests {
     use super::*;
 
     fn part(sequence: u32, values: usize) -> ReplyFrame {
-        let part = EmbedPart { first: 0, vectors: vec![Vector(vec![0.0; values])] };
-        ReplyFrame { request_id: RequestId::from_bytes([0; 16]), attempt: 1, sequence, frame: Frame::Part(part) }
+        let part = EmbedPart {
+            first: 0,
+            vectors: vec![Vector(vec![0.0; values])],
+        };
+        ReplyFrame {
+            request_id: RequestId::from_bytes([0; 16]),
+            attempt: 1,
+            sequence,
+            frame: Frame::Part(part),
+        }
     }
 
     #[test]
@@ -219,11 +262,19 @@ mod tests {
         let frames: Vec<ReplyFrame> = (0..10).map(|sequence| part(sequence, 30_000)).collect();
         let messages = bounded(frames);
         assert!(messages.len() > 1);
-        let sequences: Vec<u32> = messages.iter().flatten().map(|frame| frame.sequence).collect();
+        let sequences: Vec<u32> = messages
+            .iter()
+            .flatten()
+            .map(|frame| frame.sequence)
+            .collect();
         assert_eq!(sequences, (0..10).collect::<Vec<u32>>());
         for message in &messages {
             assert!(message.iter().map(frame_bytes).sum::<usize>() <= MAX_BATCH_BYTES);
         }
-        assert_eq!(bounded(vec![part(0, 1_000_000)]).len(), 1, "one frame is never split");
+        assert_eq!(
+            bounded(vec![part(0, 1_000_000)]).len(),
+            1,
+            "one frame is never split"
+        );
     }
 }

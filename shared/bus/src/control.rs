@@ -12,14 +12,22 @@ use crate::{Bus, Headers, Message, ServeOptions};
 ///
 /// # Errors
 /// When the subscription cannot be made.
-pub async fn run<M>(bus: Bus, context: Context, malformed: M, stop: CancellationToken) -> anyhow::Result<()>
+pub async fn run<M>(
+    bus: Bus,
+    context: Context,
+    malformed: M,
+    stop: CancellationToken,
+) -> anyhow::Result<()>
 where
     M: Fn() + Send + Sync,
 {
     let subject = subjects::control(context.service, &context.instance);
     let orders = bus.subscribe(&subject, None).await?;
     // One at a time: orders are rare, and their order matters.
-    let options = ServeOptions { concurrency: 1, ..ServeOptions::default() };
+    let options = ServeOptions {
+        concurrency: 1,
+        ..ServeOptions::default()
+    };
     let obey = |message: Message| {
         let reply = obey(&context, &malformed, &message);
         async move { reply }

@@ -8,9 +8,9 @@
 //! `unsubscribe()` lose messages under load (never used: `serve.rs`); default prefetch burns the ack wait (`pull.rs`).
 
 pub mod beat;
-pub mod control;
 mod config;
 mod connection;
+pub mod control;
 mod credits;
 mod cursor;
 mod ensure;

@@ -23,7 +23,7 @@ pub use health::{Component, Health, HealthReport, NotReady};
 pub use lifecycle::{Shutdown, Signals};
 pub use ops::{OpsError, OpsServer, serve_ops};
 pub use prometheus;
-pub use run::{Service, run};
+pub use run::{Service, Serving, run};
 pub use tasks::{StuckTasks, Tasks};
 pub use tokio_util::sync::CancellationToken;
 pub use trace_context::TraceContext;

@@ -3,6 +3,7 @@
 use std::ffi::OsString;
 use std::future::Future;
 use std::io::{self, Write};
+use std::pin::Pin;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -36,11 +37,11 @@ pub trait Service: 'static {
     ///
     /// It registers a component of `context.health` first, or the service is never ready.
     /// Returning before the stop was asked for counts as a failure of the process.
-    fn serve(
-        config: Self::Config,
-        context: Context,
-    ) -> impl Future<Output = anyhow::Result<()>> + Send;
+    fn serve(config: Self::Config, context: Context) -> Serving;
 }
+
+/// A service at work. Boxed, so that its code is compiled once, in its own crate, and not again in every binary with it.
+pub type Serving = Pin<Box<dyn Future<Output = anyhow::Result<()>> + Send>>;
 
 /// Runs a service as this process, from its arguments to its exit code: 0 after a clean drain, 2 for a wrong command line, 1 otherwise.
 #[must_use]

@@ -21,6 +21,7 @@ const TIMES: Times = Times {
 };
 
 /// Our program with these arguments, and its first line.
+#[expect(clippy::unwrap_used, reason = "a helper of tests, which fail loudly")]
 async fn start(arguments: &[&str], url: Option<&str>) -> (Child, String) {
     let mut command = Command::new(env!("CARGO_BIN_EXE_portalis-loadgen"));
     command

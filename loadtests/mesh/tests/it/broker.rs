@@ -3,7 +3,7 @@
 use schemas::streams;
 use testkit::eventually;
 
-use crate::mesh::http::Answer;
+use crate::mesh::http::{Answer, Request};
 use crate::mesh::load::{Load, all_answered};
 use crate::mesh::worker::{ECHO, WorkerSpec};
 use crate::mesh::{DEADLINE, Mesh, MeshOptions};
@@ -18,10 +18,15 @@ async fn a_killed_broker_costs_nobody_an_answer_or_a_fact() {
     .await;
     let client = mesh.client(&mesh.key("t").await);
     let load = Load::start(&client, ECHO, 8);
+    let prober = mesh.client(&mesh.key("prober").await);
     load.more(200, 60).await;
     mesh.server.kill();
-    // Those in hand wait for the broker's return; whoever comes now is refused.
-    load.more(503, 4).await;
+    // Those in hand wait for the broker's return; whoever comes now is refused at once.
+    let brief = || Request::embed(ECHO, "is it down?").header("x-portalis-timeout-ms", "300");
+    eventually("new requests are refused", DEADLINE, || async {
+        prober.send(brief()).await.status == 503
+    })
+    .await;
     mesh.server.restart().await;
     load.more(200, 60).await;
     let answers = load.finish().await;

@@ -17,4 +17,5 @@ mod mesh;
 mod nim;
 mod poison;
 mod python;
+mod up;
 mod workers;

@@ -58,9 +58,20 @@ pub(super) fn close(gateway: &Gateway, route: &'static str, call: &Call, respons
         4 => "4xx",
         _ => "5xx",
     };
-    let took_us = gateway.clock.monotonic_us().saturating_sub(call.received_at_us);
-    gateway.metrics.requests.with_label_values(&[route, class]).inc();
-    gateway.metrics.request_seconds.with_label_values(&[route]).observe(took_us as f64 / 1e6);
+    let took_us = gateway
+        .clock
+        .monotonic_us()
+        .saturating_sub(call.received_at_us);
+    gateway
+        .metrics
+        .requests
+        .with_label_values(&[route, class])
+        .inc();
+    gateway
+        .metrics
+        .request_seconds
+        .with_label_values(&[route])
+        .observe(took_us as f64 / 1e6);
     tracing::debug!(
         request_id = %call.request_id,
         trace_id = call.trace.trace_id_hex(),
@@ -77,7 +88,14 @@ mod tests {
 
     #[test]
     fn durations_as_openai_writes_them() {
-        for (ms, text) in [(0, "0ms"), (20, "20ms"), (1_000, "1s"), (1_500, "1.500s"), (360_000, "6m0s"), (61_000, "1m1s")] {
+        for (ms, text) in [
+            (0, "0ms"),
+            (20, "20ms"),
+            (1_000, "1s"),
+            (1_500, "1.500s"),
+            (360_000, "6m0s"),
+            (61_000, "1m1s"),
+        ] {
             assert_eq!(duration_text(ms), text);
         }
     }

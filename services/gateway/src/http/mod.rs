@@ -38,14 +38,20 @@ pub fn router(gateway: Arc<Gateway>) -> Router {
         .layer(axum::middleware::map_response(finish::stamp_new));
     // Work stamps itself: its id is known in the logs of every hop.
     Router::new()
-        .route("/v1/embeddings", post(embeddings::create).fallback(method_not_allowed))
+        .route(
+            "/v1/embeddings",
+            post(embeddings::create).fallback(method_not_allowed),
+        )
         .merge(service)
         .with_state(gateway)
 }
 
 async fn not_found(request: Request) -> HttpError {
     let path: String = request.uri().path().chars().take(128).collect();
-    HttpError(Failure::new(ErrorCode::NotFound, format!("no such path: {path}; see /openapi.json")))
+    HttpError(Failure::new(
+        ErrorCode::NotFound,
+        format!("no such path: {path}; see /openapi.json"),
+    ))
 }
 
 async fn method_not_allowed(request: Request) -> Response {

@@ -13,11 +13,21 @@ use super::error::HttpError;
 use crate::Gateway;
 
 /// All models of the caller's key.
-pub(super) async fn list(State(gateway): State<Arc<Gateway>>, headers: HeaderMap) -> Result<Json<ModelList>, HttpError> {
+pub(super) async fn list(
+    State(gateway): State<Arc<Gateway>>,
+    headers: HeaderMap,
+) -> Result<Json<ModelList>, HttpError> {
     let caller = gateway.authorizer.authorize(&headers).await?;
     let cards = gateway.catalog.cards();
-    let data = cards.iter().filter(|card| caller.grant.allows_model(&card.name)).map(|card| object(card)).collect();
-    Ok(Json(ModelList { object: "list".to_owned(), data }))
+    let data = cards
+        .iter()
+        .filter(|card| caller.grant.allows_model(&card.name))
+        .map(|card| object(card))
+        .collect();
+    Ok(Json(ModelList {
+        object: "list".to_owned(),
+        data,
+    }))
 }
 
 /// One model.
@@ -28,10 +38,18 @@ pub(super) async fn show(
 ) -> Result<Json<ModelObject>, HttpError> {
     let caller = gateway.authorizer.authorize(&headers).await?;
     let cards = gateway.catalog.cards();
-    let found = cards.iter().find(|card| card.name == name && caller.grant.allows_model(&card.name));
+    let found = cards
+        .iter()
+        .find(|card| card.name == name && caller.grant.allows_model(&card.name));
     found.map(|card| Json(object(card))).ok_or_else(|| {
         let shown: String = name.chars().take(128).collect();
-        HttpError(Failure::new(ErrorCode::ModelNotFound, format!("model '{shown}' does not exist")).param("model"))
+        HttpError(
+            Failure::new(
+                ErrorCode::ModelNotFound,
+                format!("model '{shown}' does not exist"),
+            )
+            .param("model"),
+        )
     })
 }
 

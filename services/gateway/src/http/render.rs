@@ -12,7 +12,12 @@ const FLOAT_BYTES: usize = 16;
 
 /// The body of an embeddings response.
 #[must_use]
-pub fn embeddings(model: &str, vectors: &[Vector], input_tokens: u64, format: EncodingFormat) -> Bytes {
+pub fn embeddings(
+    model: &str,
+    vectors: &[Vector],
+    input_tokens: u64,
+    format: EncodingFormat,
+) -> Bytes {
     let values: usize = vectors.iter().map(|vector| vector.0.len()).sum();
     let mut out = Vec::with_capacity(values * FLOAT_BYTES + vectors.len() * 64 + 160);
     out.extend_from_slice(br#"{"object":"list","data":["#);
@@ -49,7 +54,11 @@ fn push_floats(out: &mut Vec<u8>, values: &[f32]) {
             out.push(b',');
         }
         // JSON has no word for NaN or infinity; engines refuse them, so this is never seen.
-        let text = if value.is_finite() { buffer.format_finite(*value) } else { "null" };
+        let text = if value.is_finite() {
+            buffer.format_finite(*value)
+        } else {
+            "null"
+        };
         out.extend_from_slice(text.as_bytes());
     }
     out.push(b']');
@@ -74,20 +83,34 @@ mod tests {
 
     #[test]
     fn both_encodings_are_the_documented_shape() {
-        let vectors = [Vector(vec![0.1, -2.5e-8, 3.0]), Vector(vec![f32::MIN_POSITIVE, f32::MAX, -0.0])];
+        let vectors = [
+            Vector(vec![0.1, -2.5e-8, 3.0]),
+            Vector(vec![f32::MIN_POSITIVE, f32::MAX, -0.0]),
+        ];
         let name = "quote\"and\\slash";
         let float = embeddings(name, &vectors, 7, EncodingFormat::Float);
         let parsed: EmbeddingsResponse = serde_json::from_slice(&float).unwrap();
-        assert_eq!((parsed.object.as_str(), parsed.model.as_str()), ("list", name));
-        assert_eq!((parsed.usage.prompt_tokens, parsed.usage.total_tokens), (7, 7));
+        assert_eq!(
+            (parsed.object.as_str(), parsed.model.as_str()),
+            ("list", name)
+        );
+        assert_eq!(
+            (parsed.usage.prompt_tokens, parsed.usage.total_tokens),
+            (7, 7)
+        );
         for (index, (object, vector)) in parsed.data.iter().zip(&vectors).enumerate() {
-            assert_eq!((object.object.as_str(), object.index as usize), ("embedding", index));
+            assert_eq!(
+                (object.object.as_str(), object.index as usize),
+                ("embedding", index)
+            );
             assert_eq!(object.embedding, EncodedVector::Float(vector.0.clone()));
         }
         let base64 = embeddings(name, &vectors, 7, EncodingFormat::Base64);
         let parsed: EmbeddingsResponse = serde_json::from_slice(&base64).unwrap();
         for (object, vector) in parsed.data.iter().zip(&vectors) {
-            let EncodedVector::Base64(text) = &object.embedding else { panic!("not base64") };
+            let EncodedVector::Base64(text) = &object.embedding else {
+                panic!("not base64")
+            };
             assert_eq!(STANDARD.decode(text).unwrap(), vector.to_le_bytes());
         }
     }

@@ -18,7 +18,11 @@ const API_VERSION: &str = "1.0.0";
 const LICENSE: &str = include_str!("../../../../LICENSE");
 
 fn health(message: &str, ready: Option<bool>) -> Json<HealthBody> {
-    Json(HealthBody { object: "health.response".to_owned(), message: message.to_owned(), ready })
+    Json(HealthBody {
+        object: "health.response".to_owned(),
+        message: message.to_owned(),
+        ready,
+    })
 }
 
 /// Alive, with or without a model.
@@ -27,21 +31,29 @@ pub(super) async fn live() -> Json<HealthBody> {
 }
 
 /// Ready when connected and at least one model has a worker.
-pub(super) async fn ready(State(gateway): State<Arc<Gateway>>) -> Result<Json<HealthBody>, HttpError> {
+pub(super) async fn ready(
+    State(gateway): State<Arc<Gateway>>,
+) -> Result<Json<HealthBody>, HttpError> {
     if !gateway.health.is_ready() {
-        return Err(HttpError(crate::dispatch::unavailable("the gateway is starting, draining or cut off from the bus")));
+        return Err(HttpError(crate::dispatch::unavailable(
+            "the gateway is starting, draining or cut off from the bus",
+        )));
     }
     if gateway.catalog.any_served(gateway.clock.monotonic_us()) {
         Ok(health("Service is ready.", Some(true)))
     } else {
-        let failure = Failure::new(ErrorCode::NoWorker, "no model has a worker yet").retry_after_ms(1_000);
+        let failure =
+            Failure::new(ErrorCode::NoWorker, "no model has a worker yet").retry_after_ms(1_000);
         Err(HttpError(failure))
     }
 }
 
 /// Versions of the program and of its API.
 pub(super) async fn version() -> Json<VersionBody> {
-    Json(VersionBody { release: env!("CARGO_PKG_VERSION").to_owned(), api: API_VERSION.to_owned() })
+    Json(VersionBody {
+        release: env!("CARGO_PKG_VERSION").to_owned(),
+        api: API_VERSION.to_owned(),
+    })
 }
 
 /// What is served, as NIM tells it.
@@ -51,7 +63,10 @@ pub(super) async fn metadata(State(gateway): State<Arc<Gateway>>) -> Json<Metada
     precisions.sort_unstable();
     precisions.dedup();
     Json(MetadataBody {
-        asset_info: cards.iter().map(|card| format!("{}@{}", card.name, card.revision)).collect(),
+        asset_info: cards
+            .iter()
+            .map(|card| format!("{}@{}", card.name, card.revision))
+            .collect(),
         license_info: LicenseInfo {
             name: "Apache-2.0".to_owned(),
             path: "LICENSE".to_owned(),
@@ -80,12 +95,23 @@ pub(super) async fn metrics(State(gateway): State<Arc<Gateway>>) -> Response {
         }
         Err(error) => {
             tracing::error!(%error, "metrics cannot be written");
-            HttpError(Failure::new(ErrorCode::Internal, "metrics cannot be written")).into_response()
+            HttpError(Failure::new(
+                ErrorCode::Internal,
+                "metrics cannot be written",
+            ))
+            .into_response()
         }
     }
 }
 
 /// The OpenAPI document, generated from the types.
 pub(super) async fn openapi() -> Response {
-    ([(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))], OPENAPI_JSON).into_response()
+    (
+        [(
+            header::CONTENT_TYPE,
+            HeaderValue::from_static("application/json"),
+        )],
+        OPENAPI_JSON,
+    )
+        .into_response()
 }

@@ -11,6 +11,7 @@ mod demo_key;
 mod log_file;
 mod nats;
 mod nats_config;
+mod orders;
 mod plan;
 mod pool;
 mod ready;

@@ -4,22 +4,20 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use anyhow::Context as _;
-use bus::{Bus, Headers, ServeOptions, Subscription};
+use bus::Bus;
 use process::{Component, Context};
 use schemas::fleet::{Beat, Control, ControlReply, InstanceState, PoolInfo};
 use schemas::{ids, subjects, wire};
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
 use super::child::Spawner;
+use super::orders::{self, Asked};
 use super::pool::{Action, Exit, Pool};
 use super::worker::{Ended, Order, Worker, WorkerLaunch};
 
 /// Service name in subjects and heartbeats.
 pub const SERVICE: &str = "supervisor";
-/// Orders that wait for the supervisor; it answers from memory, so few ever do.
-const MAX_WAITING_ORDERS: usize = 64;
 /// Ends of processes that wait to be noticed: more than there can be workers.
 const MAX_WAITING_ENDS: usize = 4_096;
 /// A heartbeat belongs to a process when it began at most this long before or after it, in milliseconds: another machine
@@ -58,9 +56,6 @@ struct Managed {
     start_failure: Option<String>,
 }
 
-/// One order that waits for its answer.
-type Asked = (Control, oneshot::Sender<ControlReply>);
-
 /// Keeps the workers.
 pub struct Supervisor {
     bus: Bus,
@@ -87,13 +82,7 @@ impl Supervisor {
         launches: Vec<(WorkerLaunch, u32, u32)>,
     ) -> anyhow::Result<(Self, watch::Receiver<Status>)> {
         let health = context.health.component("workers");
-        let (asker, asked) = mpsc::channel(MAX_WAITING_ORDERS);
-        let subject = subjects::control(SERVICE, &context.instance);
-        let orders = bus
-            .subscribe(&subject, None)
-            .await
-            .context("cannot listen for orders")?;
-        spawn_answering(&bus, &context, orders, asker);
+        let asked = orders::listen(&bus, &context).await?;
         // So that the autoscaler finds us.
         let stop = context.shutdown.soft().clone();
         context.tasks.spawn(
@@ -380,38 +369,6 @@ impl Managed {
             start_failure: self.start_failure.clone(),
         }
     }
-}
-
-/// Takes orders from the bus to the supervisor and its answers back.
-fn spawn_answering(bus: &Bus, context: &Context, orders: Subscription, asker: mpsc::Sender<Asked>) {
-    let (bus, stop) = (bus.clone(), context.shutdown.soft().clone());
-    context.tasks.spawn("orders", async move {
-        let answer = |message: bus::Message| {
-            let asker = asker.clone();
-            async move {
-                let reply = match wire::decode::<Control>(&message.payload) {
-                    Err(error) => ControlReply::Refused(error.to_string()),
-                    Ok(order) => ask(&asker, order).await,
-                };
-                let body = wire::encode(&reply)
-                    .inspect_err(|error| tracing::error!(%error, "answer not encoded"));
-                Some((Headers::new(), body.ok()?.into()))
-            }
-        };
-        bus.serve(orders, ServeOptions::default(), stop, answer)
-            .await;
-        Ok(())
-    });
-}
-
-async fn ask(asker: &mpsc::Sender<Asked>, order: Control) -> ControlReply {
-    let (sender, answer) = oneshot::channel();
-    if asker.try_send((order, sender)).is_err() {
-        return ControlReply::Refused("the supervisor is busy or stopping".to_owned());
-    }
-    answer
-        .await
-        .unwrap_or_else(|_| ControlReply::Refused("the supervisor is stopping".to_owned()))
 }
 
 async fn sleep_until(wake: Option<Instant>) {

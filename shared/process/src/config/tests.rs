@@ -55,9 +55,13 @@ impl Service for Sample {
     "#;
     type Config = Config;
 
-    async fn serve(_: Config, _: Context) -> anyhow::Result<()> {
-        Ok(())
+    fn serve(config: Config, context: Context) -> crate::Serving {
+        Box::pin(serve(config, context))
     }
+}
+
+async fn serve(_: Config, _: Context) -> anyhow::Result<()> {
+    Ok(())
 }
 
 fn environment(variables: &[(&str, &str)]) -> Result<Layers, ConfigError> {

@@ -48,35 +48,38 @@ impl Service for Sample {
     ";
     type Config = Config;
 
-    async fn serve(config: Config, context: Context) -> anyhow::Result<()> {
-        let mode = config.sample.mode;
-        context.health.component("sample").set_ready();
-        process::metrics::int_counter(&context.registry, "portalis_sample_total", "Samples.")?
-            .inc();
-        say("serving")?;
-        match mode {
-            Mode::Panics => panic!("the sample was told to panic"),
-            Mode::Returns => return Ok(()),
-            Mode::TaskFails => drop(
-                context
-                    .tasks
-                    .spawn("failing", async { anyhow::bail!("told to fail") }),
-            ),
-            Mode::TaskPanics => drop(
-                context
-                    .tasks
-                    .spawn("panicking", async { panic!("told to panic") }),
-            ),
-            Mode::StuckTask => drop(context.tasks.spawn("stuck-task", std::future::pending())),
-            Mode::Polite | Mode::Stuck => {}
-        }
-        context.shutdown.stopping().await;
-        say("draining")?;
-        match mode {
-            Mode::Stuck => std::future::pending().await,
-            Mode::Polite => tokio::task::spawn_blocking(wait_for_line).await?,
-            _ => Ok(()),
-        }
+    fn serve(config: Config, context: Context) -> process::Serving {
+        Box::pin(serve(config, context))
+    }
+}
+
+async fn serve(config: Config, context: Context) -> anyhow::Result<()> {
+    let mode = config.sample.mode;
+    context.health.component("sample").set_ready();
+    process::metrics::int_counter(&context.registry, "portalis_sample_total", "Samples.")?.inc();
+    say("serving")?;
+    match mode {
+        Mode::Panics => panic!("the sample was told to panic"),
+        Mode::Returns => return Ok(()),
+        Mode::TaskFails => drop(
+            context
+                .tasks
+                .spawn("failing", async { anyhow::bail!("told to fail") }),
+        ),
+        Mode::TaskPanics => drop(
+            context
+                .tasks
+                .spawn("panicking", async { panic!("told to panic") }),
+        ),
+        Mode::StuckTask => drop(context.tasks.spawn("stuck-task", std::future::pending())),
+        Mode::Polite | Mode::Stuck => {}
+    }
+    context.shutdown.stopping().await;
+    say("draining")?;
+    match mode {
+        Mode::Stuck => std::future::pending().await,
+        Mode::Polite => tokio::task::spawn_blocking(wait_for_line).await?,
+        _ => Ok(()),
     }
 }
 

@@ -34,13 +34,13 @@ impl Books {
         self.facts.values().filter(|fact| fact.kind == kind).count()
     }
 
-    /// All device time that anybody reported, in nanoseconds.
+    /// All device time that was reported, in nanoseconds. The same worker's report of the same attempt counts once: told
+    /// again it cannot be told from a copy.
     pub(crate) fn device_ns(&self) -> u64 {
-        self.facts
-            .values()
-            .chain(&self.again)
-            .map(|fact| fact.compute_ns)
-            .sum()
+        let mut told = BTreeSet::new();
+        let all = self.facts.values().chain(&self.again);
+        let new = all.filter(|fact| told.insert((&fact.request_id, fact.attempt, &fact.reporter)));
+        new.map(|fact| fact.compute_ns).sum()
     }
 
     /// Exactly these requests were computed, and each is charged once.

@@ -126,6 +126,10 @@ pub(crate) struct Mesh {
 impl Mesh {
     /// Starts everything and waits until all of it is ready.
     pub(crate) async fn start(options: MeshOptions) -> Self {
+        if let Ok(directives) = std::env::var("PORTALIS_TEST_LOG") {
+            // Fails when another test of this process has begun to log already.
+            let _ = process::telemetry::init(&directives, process::LogFormat::Text);
+        }
         let server = NatsServer::start().await;
         let folder = tempfile::Builder::new().prefix("mesh-").tempdir().unwrap();
         let url = server.url();

@@ -191,11 +191,8 @@ impl Drop for Worker {
 pub(crate) fn send_signal(pid: u32, signal: libc::c_int) {
     let pid = libc::pid_t::try_from(pid).unwrap();
     // SAFETY: a plain system call; the child has not been waited for, so the id is still its own.
-    assert_eq!(
-        unsafe { libc::kill(pid, signal) },
-        0,
-        "signal {signal} to {pid}"
-    );
+    let sent = unsafe { libc::kill(pid, signal) };
+    assert_eq!(sent, 0, "signal {signal} to {pid}");
 }
 
 /// A test run that is killed leaves no process behind.

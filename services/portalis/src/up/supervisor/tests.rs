@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use bus::BusConfig;
+use bus::{BusConfig, Headers};
 use testkit::NatsServer;
 use tokio::task::JoinHandle;
 
