@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread::{JoinHandle, Thread};
 
-/// Looks at the job word before a helper sleeps: about 30 µs, longer than the serial parts between two regions of a model.
+/// Looks at the job word before a helper sleeps: some tens of µs, longer than the serial parts between two regions of a model.
 const SPINS_BEFORE_SLEEP: u32 = 2_000;
 /// Looks at the job word before the caller yields its core while a helper finishes its last task.
 const SPINS_BEFORE_YIELD: u32 = 2_000;

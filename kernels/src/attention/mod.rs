@@ -66,6 +66,30 @@ mod tests {
         }
     }
 
+    proptest::proptest! {
+        #![proptest_config(proptest::prelude::ProptestConfig::with_cases(64))]
+        #[test]
+        fn matches_the_reference_for_any_lengths(
+            lengths in proptest::collection::vec(0..40_u32, 0..8),
+            count in 1..4_usize,
+            dims in 1..40_usize,
+        ) {
+            let mut cu_seqlens = vec![0];
+            for length in lengths {
+                cu_seqlens.push(cu_seqlens.last().unwrap() + length);
+            }
+            let heads = Heads { count, dims };
+            let tokens = *cu_seqlens.last().unwrap() as usize;
+            let qkv = random(tokens * 3 * heads.width(), 2);
+            let exact = reference::attention(heads, &qkv, &cu_seqlens);
+            for mut exec in all_execs() {
+                let mut out = vec![f32::NAN; tokens * heads.width()];
+                attention(&mut exec, heads, &qkv, &cu_seqlens, &mut out).unwrap();
+                assert_close(&out, &exact, 1e-5);
+            }
+        }
+    }
+
     #[test]
     fn sequences_do_not_see_each_other() {
         let heads = Heads { count: 2, dims: 16 };

@@ -149,6 +149,20 @@ mod tests {
         }
     }
 
+    proptest::proptest! {
+        #![proptest_config(proptest::prelude::ProptestConfig::with_cases(64))]
+        #[test]
+        fn matches_the_reference_for_any_shape(
+            rows in 0..120_usize,
+            depth in 1..70_usize,
+            columns in 1..70_usize,
+            bf16 in proptest::bool::ANY,
+        ) {
+            let storage = if bf16 { Storage::Bf16 } else { Storage::F32 };
+            check(rows, depth, columns, storage);
+        }
+    }
+
     #[test]
     fn no_rows_is_no_work() {
         let mut exec = CpuExec::new(1).unwrap();

@@ -1,7 +1,7 @@
 //! The int8 product over register tiles of 6 x 16; input: f32 rows, output: every tile written once, blocks shared out over the team.
 //!
-//! AVX2 has no exact 8-bit multiply-add (`vpmaddubsw` saturates at 16 bits), so both sides are multiplied as i16 by `vpmaddwd`:
-//! measured as fast, because both are bound by the two multiply ports, and exact.
+//! AVX2 has no exact 8-bit multiply-add (`vpmaddubsw` saturates at 16 bits), so both sides are multiplied as i16 by `vpmaddwd`.
+//! Zen 3, inner loop alone, 192 products: 7.4 cycles so, 6.0 with `vpmaddubsw`; the difference buys exact sums and 12-bit activations.
 
 use std::ops::Range;
 

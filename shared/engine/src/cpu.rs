@@ -12,7 +12,8 @@ use crate::models::bert::{Activations, Bert};
 use crate::weights::Weights;
 
 /// Tokens computed together: larger batches are cut (between sequences) so that activations stay in the last-level cache.
-/// Measured on 32 sequences of 128 tokens; below 256 the weights are read too often, above 1,024 the activations leave the cache.
+/// By arithmetic for MiniLM: 512 tokens are 5.5 MB of activations in f32, a sixth of a 32 MB cache, and reading the 42 MB of weights
+/// again takes a few ms where they compute for tens of ms.
 const CHUNK_TOKENS: usize = 512;
 
 /// A model in memory with its threads and buffers.
