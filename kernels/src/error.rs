@@ -65,11 +65,7 @@ pub(crate) fn expect_len(
 }
 
 /// Checks that a size is not zero.
-pub(crate) fn expect_nonzero(
-    op: &'static str,
-    what: &'static str,
-    value: usize,
-) -> Result<(), ShapeError> {
+pub(crate) fn expect_nonzero(op: &'static str, what: &'static str, value: usize) -> Result<(), ShapeError> {
     if value == 0 {
         return Err(ShapeError::Zero { op, what });
     }
@@ -77,11 +73,7 @@ pub(crate) fn expect_nonzero(
 }
 
 /// Checks `cu_seqlens`: starts at 0, never falls, ends at `tokens`.
-pub(crate) fn expect_offsets(
-    op: &'static str,
-    offsets: &[u32],
-    tokens: usize,
-) -> Result<(), ShapeError> {
+pub(crate) fn expect_offsets(op: &'static str, offsets: &[u32], tokens: usize) -> Result<(), ShapeError> {
     let rises = offsets.windows(2).all(|pair| pair[0] <= pair[1]);
     let starts = offsets.first() == Some(&0);
     let ends = offsets.last().is_some_and(|&end| end as usize == tokens);

@@ -73,12 +73,7 @@ pub struct ErrorHelp {
 const INVALID: &str = "invalid_request_error";
 const SERVER: &str = "server_error";
 
-const fn row(
-    code: ErrorCode,
-    kind: &'static str,
-    retryable: bool,
-    help: &'static str,
-) -> ErrorHelp {
+const fn row(code: ErrorCode, kind: &'static str, retryable: bool, help: &'static str) -> ErrorHelp {
     ErrorHelp {
         code,
         kind,
@@ -173,12 +168,7 @@ pub const ERRORS: &[ErrorHelp] = &[
         true,
         "Wait as long as Retry-After says, or send less at once.",
     ),
-    row(
-        ErrorCode::QueueFull,
-        SERVER,
-        true,
-        "Wait as long as Retry-After says.",
-    ),
+    row(ErrorCode::QueueFull, SERVER, true, "Wait as long as Retry-After says."),
     row(
         ErrorCode::NoWorker,
         SERVER,
@@ -234,10 +224,7 @@ impl ErrorCode {
     #[must_use]
     pub fn help(self) -> &'static ErrorHelp {
         const INTERNAL: &ErrorHelp = &ERRORS[ERRORS.len() - 1];
-        ERRORS
-            .iter()
-            .find(|row| row.code == self)
-            .unwrap_or(INTERNAL)
+        ERRORS.iter().find(|row| row.code == self).unwrap_or(INTERNAL)
     }
 
     /// The code as it stands in messages, e.g. `model_not_found`.

@@ -80,8 +80,7 @@ impl<'de> Deserialize<'de> for RequestId {
             }
 
             fn visit_bytes<E: de::Error>(self, bytes: &[u8]) -> Result<RequestId, E> {
-                let array = <[u8; 16]>::try_from(bytes)
-                    .map_err(|_| E::invalid_length(bytes.len(), &self))?;
+                let array = <[u8; 16]>::try_from(bytes).map_err(|_| E::invalid_length(bytes.len(), &self))?;
                 Ok(RequestId::from_bytes(array))
             }
         }
@@ -137,13 +136,7 @@ pub fn model_slug(name: &str) -> String {
     let safe: String = name
         .chars()
         .map(|c| c.to_ascii_lowercase())
-        .map(|c| {
-            if c.is_ascii_alphanumeric() || c == '_' {
-                c
-            } else {
-                '-'
-            }
-        })
+        .map(|c| if c.is_ascii_alphanumeric() || c == '_' { c } else { '-' })
         .take(MAX_SLUG_BYTES - 9)
         .collect();
     let hash = crc32fast::hash(name.as_bytes());

@@ -10,20 +10,7 @@ use serde::{Deserialize, Serialize};
 pub const NANO_PER_USD: i64 = 1_000_000_000;
 
 /// An amount in nano-dollars (10⁻⁹ USD). Range ± 9.2 × 10⁹ USD.
-#[derive(
-    Debug,
-    Clone,
-    Copy,
-    PartialEq,
-    Eq,
-    PartialOrd,
-    Ord,
-    Hash,
-    Default,
-    Serialize,
-    Deserialize,
-    JsonSchema,
-)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(transparent)]
 pub struct NanoUsd(pub i64);
 
@@ -36,10 +23,7 @@ impl NanoUsd {
 
     /// The amount in dollars, for JSON that people read; never used in arithmetic.
     #[must_use]
-    #[expect(
-        clippy::cast_precision_loss,
-        reason = "display only; exact below 9 million dollars"
-    )]
+    #[expect(clippy::cast_precision_loss, reason = "display only; exact below 9 million dollars")]
     pub fn as_usd(self) -> f64 {
         self.0 as f64 / NANO_PER_USD as f64
     }
@@ -50,20 +34,13 @@ impl fmt::Display for NanoUsd {
         let sign = if self.0 < 0 { "-" } else { "" };
         let magnitude = self.0.unsigned_abs();
         let unit = NANO_PER_USD.unsigned_abs();
-        write!(
-            formatter,
-            "{sign}{}.{:09}",
-            magnitude / unit,
-            magnitude % unit
-        )
+        write!(formatter, "{sign}{}.{:09}", magnitude / unit, magnitude % unit)
     }
 }
 
 /// Why a price text was refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "{text:?} is not a price: expected a decimal number of dollars, 0 or more, at most {MAX_DECIMALS} decimals"
-)]
+#[error("{text:?} is not a price: expected a decimal number of dollars, 0 or more, at most {MAX_DECIMALS} decimals")]
 pub struct PriceError {
     text: String,
 }
@@ -93,26 +70,19 @@ impl Price {
             return Err(refuse());
         }
         let whole = i64::from_str(whole).map_err(|_| refuse())?;
-        let fraction =
-            i64::from_str(&format!("{fraction:0<MAX_DECIMALS$}")).map_err(|_| refuse())?;
+        let fraction = i64::from_str(&format!("{fraction:0<MAX_DECIMALS$}")).map_err(|_| refuse())?;
         let nano_usd = whole
             .checked_mul(NANO_PER_USD)
             .and_then(|nano| nano.checked_add(fraction))
             .ok_or_else(refuse)?;
-        Ok(Self {
-            nano_usd,
-            per_units,
-        })
+        Ok(Self { nano_usd, per_units })
     }
 
     /// What `units` cost, rounded half to even to a nano-dollar.
     #[must_use]
     pub fn charge(self, units: u64) -> NanoUsd {
         let product = i128::from(self.nano_usd) * i128::from(units);
-        NanoUsd(saturate(divide_half_even(
-            product,
-            i128::from(self.per_units),
-        )))
+        NanoUsd(saturate(divide_half_even(product, i128::from(self.per_units))))
     }
 
     /// Sum of several charges, rounded once: exact numerators are added before the division.
@@ -168,15 +138,7 @@ mod tests {
         let per_million = Price::parse("0.02", 1_000_000).unwrap();
         assert_eq!(per_million.charge(1), NanoUsd(20));
         assert_eq!(per_million.charge(1_000_000), NanoUsd(20_000_000));
-        for bad in [
-            "",
-            ".5",
-            "-1",
-            "1e3",
-            "0.0000000001",
-            "1,0",
-            "99999999999999999999",
-        ] {
+        for bad in ["", ".5", "-1", "1e3", "0.0000000001", "1,0", "99999999999999999999"] {
             assert!(Price::parse(bad, 1).is_err(), "{bad}");
         }
         assert_eq!(NanoUsd(-1_500_000_000).to_string(), "-1.500000000");

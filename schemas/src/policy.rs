@@ -381,10 +381,7 @@ mod tests {
         let body = format!("ptl_live_{}_{}", "k".repeat(12), "s".repeat(43));
         let key = format!("{body}{}", key_checksum(&body));
         assert_eq!(check_key(&key), Ok("kkkkkkkkkkkk"));
-        assert_eq!(
-            check_key(&key.replace('k', "l")),
-            Err(KeyTextError::Checksum)
-        );
+        assert_eq!(check_key(&key.replace('k', "l")), Err(KeyTextError::Checksum));
         assert_eq!(check_key(&format!("{key}0")), Err(KeyTextError::Shape));
         // Keys outlive programs: the checksum of a text never changes.
         assert_eq!(key_checksum("123456789"), "3jZRME");

@@ -307,6 +307,12 @@ pub fn is_reply_batch(subject: &str) -> bool {
     subject.starts_with("portalis.v1.reply.") && subject.ends_with(".b")
 }
 
+/// Where the answer to work that the command line replays goes.
+#[must_use]
+pub fn replay_inbox(request_id: &str) -> String {
+    format!("_INBOX.portalis-replay.{request_id}")
+}
+
 /// Cancellation at one worker.
 #[must_use]
 pub fn cancel_worker(worker: &str) -> String {
@@ -408,10 +414,7 @@ mod tests {
 
     #[test]
     fn reply_slots_parse_back() {
-        assert_eq!(
-            parse_publish_ack_slot(&reply_publish_ack("gateway-1", 42)),
-            Some(42)
-        );
+        assert_eq!(parse_publish_ack_slot(&reply_publish_ack("gateway-1", 42)), Some(42));
         assert_eq!(parse_publish_ack_slot(&reply_batch("gateway-1")), None);
         assert!(is_reply_batch(&reply_batch("gateway-1")));
         assert!(!is_reply_batch("_INBOX.b"));

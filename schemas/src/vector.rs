@@ -15,10 +15,7 @@ impl Vector {
     /// The values as little-endian IEEE 754 bytes, the layout of OpenAI's base64 encoding.
     #[must_use]
     pub fn to_le_bytes(&self) -> Vec<u8> {
-        self.0
-            .iter()
-            .flat_map(|value| value.to_le_bytes())
-            .collect()
+        self.0.iter().flat_map(|value| value.to_le_bytes()).collect()
     }
 }
 
@@ -47,12 +44,7 @@ impl<'de> Deserialize<'de> for Vector {
                 if !rest.is_empty() {
                     return Err(E::invalid_length(bytes.len(), &"a multiple of 4 bytes"));
                 }
-                Ok(Vector(
-                    chunks
-                        .iter()
-                        .map(|chunk| f32::from_le_bytes(*chunk))
-                        .collect(),
-                ))
+                Ok(Vector(chunks.iter().map(|chunk| f32::from_le_bytes(*chunk)).collect()))
             }
 
             fn visit_seq<A: SeqAccess<'de>>(self, mut sequence: A) -> Result<Vector, A::Error> {

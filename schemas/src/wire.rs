@@ -38,16 +38,12 @@ impl Format {
             return Ok(Self::MessagePack);
         };
         let essence = value.split(';').next().unwrap_or_default().trim();
-        if essence.eq_ignore_ascii_case(Self::MESSAGE_PACK)
-            || essence.eq_ignore_ascii_case("application/x-msgpack")
-        {
+        if essence.eq_ignore_ascii_case(Self::MESSAGE_PACK) || essence.eq_ignore_ascii_case("application/x-msgpack") {
             Ok(Self::MessagePack)
         } else if essence.eq_ignore_ascii_case(Self::JSON) {
             Ok(Self::Json)
         } else {
-            Err(WireError::UnknownContentType(
-                essence.chars().take(64).collect(),
-            ))
+            Err(WireError::UnknownContentType(essence.chars().take(64).collect()))
         }
     }
 
@@ -97,9 +93,7 @@ pub enum WireError {
 pub fn encode<T: Serialize>(message: &T) -> Result<Vec<u8>, WireError> {
     let mut buffer = Vec::with_capacity(256);
     let mut serializer = rmp_serde::Serializer::new(&mut buffer).with_struct_map();
-    message
-        .serialize(&mut serializer)
-        .map_err(WireError::Encode)?;
+    message.serialize(&mut serializer).map_err(WireError::Encode)?;
     Ok(buffer)
 }
 
@@ -168,28 +162,16 @@ mod tests {
             Err(WireError::TrailingBytes { extra: 1 })
         ));
         let large = vec![0; MAX_MESSAGE_BYTES + 1];
-        assert!(matches!(
-            decode::<u32>(&large),
-            Err(WireError::TooLarge { .. })
-        ));
-        assert!(matches!(
-            decode::<String>(&[0xc1]),
-            Err(WireError::MessagePack(_))
-        ));
+        assert!(matches!(decode::<u32>(&large), Err(WireError::TooLarge { .. })));
+        assert!(matches!(decode::<String>(&[0xc1]), Err(WireError::MessagePack(_))));
     }
 
     #[test]
     fn content_types() {
         let format = Format::from_content_type;
         assert_eq!(format(None).unwrap(), Format::MessagePack);
-        assert_eq!(
-            format(Some("Application/JSON; charset=utf-8")).unwrap(),
-            Format::Json
-        );
-        assert_eq!(
-            format(Some("application/x-msgpack")).unwrap(),
-            Format::MessagePack
-        );
+        assert_eq!(format(Some("Application/JSON; charset=utf-8")).unwrap(), Format::Json);
+        assert_eq!(format(Some("application/x-msgpack")).unwrap(), Format::MessagePack);
         assert!(format(Some("text/plain")).is_err());
     }
 }

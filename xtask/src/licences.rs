@@ -70,10 +70,8 @@ pub struct Ban {
 /// Checks the repository against its `deny.toml`.
 pub fn check_repository(root: &Path) -> Result<()> {
     let file = root.join("deny.toml");
-    let text =
-        std::fs::read_to_string(&file).with_context(|| format!("read {}", file.display()))?;
-    let policy: Policy =
-        toml::from_str(&text).with_context(|| format!("read {}", file.display()))?;
+    let text = std::fs::read_to_string(&file).with_context(|| format!("read {}", file.display()))?;
+    let policy: Policy = toml::from_str(&text).with_context(|| format!("read {}", file.display()))?;
     let graph = metadata::whole_graph(root)?;
     let complaints = check(&policy, &graph.packages);
     if complaints.is_empty() {
@@ -83,10 +81,7 @@ pub fn check_repository(root: &Path) -> Result<()> {
         );
         return Ok(());
     }
-    bail!(
-        "{}\nrepeat it with: cargo xtask licences",
-        complaints.join("\n")
-    )
+    bail!("{}\nrepeat it with: cargo xtask licences", complaints.join("\n"))
 }
 
 /// All complaints about `packages`, sorted.
@@ -122,28 +117,19 @@ fn licence_complaint(licenses: &Licenses, package: &Package) -> Option<String> {
         .exceptions
         .iter()
         .find(|exception| exception.krate == package.name);
-    let allowed = |licence: &str| {
-        licenses.allow.contains(licence) || exception.is_some_and(|e| e.allow.contains(licence))
-    };
+    let allowed =
+        |licence: &str| licenses.allow.contains(licence) || exception.is_some_and(|e| e.allow.contains(licence));
     match is_allowed(expression, &allowed) {
         Ok(true) => None,
-        Ok(false) => of_package(format!(
-            "licence `{expression}` is not in the allow list of deny.toml"
-        )),
+        Ok(false) => of_package(format!("licence `{expression}` is not in the allow list of deny.toml")),
         Err(error) => of_package(format!("licence `{expression}` cannot be read: {error}")),
     }
 }
 
 fn ban_complaints(ban: &Ban, packages: &[Package]) -> Vec<String> {
-    let found: Vec<&Package> = packages
-        .iter()
-        .filter(|package| package.name == ban.krate)
-        .collect();
+    let found: Vec<&Package> = packages.iter().filter(|package| package.name == ban.krate).collect();
     if ban.deny_multiple_versions {
-        let versions: Vec<&str> = found
-            .iter()
-            .map(|package| package.version.as_str())
-            .collect();
+        let versions: Vec<&str> = found.iter().map(|package| package.version.as_str()).collect();
         let twice = versions.len() > 1;
         let text = || {
             format!(
@@ -191,10 +177,7 @@ fn ban_complaints(ban: &Ban, packages: &[Package]) -> Vec<String> {
 ///
 /// `OR` (also spelled `/`) needs one side, `AND` both and binds tighter; `X WITH Y` is one licence of its own.
 pub fn is_allowed(expression: &str, allowed: &dyn Fn(&str) -> bool) -> Result<bool> {
-    let spaced = expression
-        .replace('(', " ( ")
-        .replace(')', " ) ")
-        .replace('/', " OR ");
+    let spaced = expression.replace('(', " ( ").replace(')', " ) ").replace('/', " OR ");
     let mut parser = Parser {
         words: spaced.split_whitespace().collect(),
         at: 0,
@@ -299,8 +282,7 @@ mod tests {
 
     #[test]
     fn expressions_follow_spdx_precedence() {
-        let allowed =
-            |licence: &str| ["MIT", "ISC", "Apache-2.0 WITH LLVM-exception"].contains(&licence);
+        let allowed = |licence: &str| ["MIT", "ISC", "Apache-2.0 WITH LLVM-exception"].contains(&licence);
         let cases = [
             ("MIT", true),
             ("GPL-3.0", false),
@@ -317,15 +299,9 @@ mod tests {
             ("MIT+", true),
         ];
         for (expression, expected) in cases {
-            assert_eq!(
-                is_allowed(expression, &allowed).unwrap(),
-                expected,
-                "{expression}"
-            );
+            assert_eq!(is_allowed(expression, &allowed).unwrap(), expected, "{expression}");
         }
-        for broken in [
-            "", "MIT OR", "(MIT", "MIT)", "OR MIT", "MIT ISC", "MIT WITH",
-        ] {
+        for broken in ["", "MIT OR", "(MIT", "MIT)", "OR MIT", "MIT ISC", "MIT WITH"] {
             assert!(is_allowed(broken, &allowed).is_err(), "{broken}");
         }
     }
@@ -372,10 +348,7 @@ mod tests {
             Vec::<String>::new()
         );
         // Only the switched-off optional dependency of somebody: not in the graph, no complaint.
-        assert_eq!(
-            check(&policy, std::slice::from_ref(&user)),
-            Vec::<String>::new()
-        );
+        assert_eq!(check(&policy, std::slice::from_ref(&user)), Vec::<String>::new());
         let mut ours = user;
         ours.source = None;
         assert_eq!(

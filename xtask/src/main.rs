@@ -38,9 +38,7 @@ fn run(arguments: &[String]) -> Result<()> {
         "test" => test(&root, rest),
         "ci" => ci(&root, rest),
         "schemas" => schemas(rest)?.run(&root),
-        "licences" => timed("licences, bans, sources", || {
-            licences::check_repository(&root)
-        }),
+        "licences" => timed("licences, bans, sources", || licences::check_repository(&root)),
         "bench" => bench(&root, rest),
         "setup" => setup().run(&root),
         "help" | "--help" | "-h" => {
@@ -72,15 +70,7 @@ fn ci(root: &Path, arguments: &[String]) -> Result<()> {
     // The workspace's features, as in the tests: nothing is built twice.
     Step::new(
         "tidy",
-        &[
-            "cargo",
-            "test",
-            "--quiet",
-            "--workspace",
-            "--locked",
-            "--test",
-            "tidy",
-        ],
+        &["cargo", "test", "--quiet", "--workspace", "--locked", "--test", "tidy"],
     )
     .run(root)?;
     Step::new(
@@ -97,15 +87,10 @@ fn ci(root: &Path, arguments: &[String]) -> Result<()> {
         ],
     )
     .run(root)?;
-    timed("licences, bans, sources", || {
-        licences::check_repository(root)
-    })?;
-    Step::new(
-        "docs",
-        &["cargo", "doc", "--workspace", "--no-deps", "--locked"],
-    )
-    .env("RUSTDOCFLAGS", "-D warnings")
-    .run(root)?;
+    timed("licences, bans, sources", || licences::check_repository(root))?;
+    Step::new("docs", &["cargo", "doc", "--workspace", "--no-deps", "--locked"])
+        .env("RUSTDOCFLAGS", "-D warnings")
+        .run(root)?;
     schemas(&["--check".to_owned()])?.run(root)
 }
 
@@ -158,13 +143,8 @@ fn bench(root: &Path, arguments: &[String]) -> Result<()> {
         ],
     )
     .run(root)?;
-    let release = xtask::metadata::ours(root)?
-        .target_directory
-        .join("release");
-    let loadgen = release
-        .join("portalis-loadgen")
-        .to_string_lossy()
-        .into_owned();
+    let release = xtask::metadata::ours(root)?.target_directory.join("release");
+    let loadgen = release.join("portalis-loadgen").to_string_lossy().into_owned();
     Step::new("mesh against its baselines", &[&loadgen, "bench"])
         .args(arguments)
         .run(root)?;

@@ -55,10 +55,7 @@ pub fn whole_graph(root: &Path) -> Result<Metadata> {
 }
 
 fn host_platform() -> Result<String> {
-    let output = Command::new("rustc")
-        .arg("-vV")
-        .output()
-        .context("run rustc -vV")?;
+    let output = Command::new("rustc").arg("-vV").output().context("run rustc -vV")?;
     let text = String::from_utf8(output.stdout).context("read the output of rustc -vV")?;
     let host = text
         .lines()

@@ -64,10 +64,7 @@ impl Source {
     }
 
     /// Lines (from 1) of `view` outside test-only items that satisfy `wanted`.
-    pub fn find<'a>(
-        view: &'a str,
-        wanted: impl Fn(&str) -> bool + 'a,
-    ) -> impl Iterator<Item = usize> + 'a {
+    pub fn find<'a>(view: &'a str, wanted: impl Fn(&str) -> bool + 'a) -> impl Iterator<Item = usize> + 'a {
         view.lines()
             .enumerate()
             .filter(move |(_, line)| wanted(line))
@@ -117,8 +114,7 @@ impl Source {
                     .iter()
                     .take_while(|c| !"{;".contains(**c))
                     .collect();
-                let ends_in_semicolon =
-                    chars.get(skip_attributes(&chars, after) + item.chars().count()) == Some(&';');
+                let ends_in_semicolon = chars.get(skip_attributes(&chars, after) + item.chars().count()) == Some(&';');
                 let name = item
                     .trim()
                     .strip_prefix("pub ")
@@ -172,8 +168,7 @@ impl Masker {
                 } else {
                     blank
                 });
-            self.literals
-                .push(if kind == Token::Comment { blank } else { *c });
+            self.literals.push(if kind == Token::Comment { blank } else { *c });
         }
     }
 }
@@ -269,13 +264,7 @@ fn raw_string_end(chars: &[char], start: usize) -> Option<usize> {
     }
     at += 1;
     while at < chars.len() {
-        let closes = chars[at] == '"'
-            && chars[at + 1..]
-                .iter()
-                .take(hashes)
-                .filter(|c| **c == '#')
-                .count()
-                == hashes;
+        let closes = chars[at] == '"' && chars[at + 1..].iter().take(hashes).filter(|c| **c == '#').count() == hashes;
         if closes {
             return Some((at + 1 + hashes).min(chars.len()));
         }
@@ -368,10 +357,7 @@ fn attributes(chars: &[char], wanted: impl Fn(&str) -> bool) -> Vec<(usize, usiz
             continue;
         }
         let end = attribute_end(chars, at);
-        let text: String = chars[at..end]
-            .iter()
-            .filter(|c| !c.is_whitespace())
-            .collect();
+        let text: String = chars[at..end].iter().filter(|c| !c.is_whitespace()).collect();
         if wanted(&text) {
             found.push((at, end));
         }
@@ -443,10 +429,7 @@ mod tests {
             ("let c = '\\''; {", "let c = '  '; {"),
             ("let c = '\\u{7D}'; {", "let c = '      '; {"),
             ("fn f<'a>(x: &'a str) {}", "fn f<'a>(x: &'a str) {}"),
-            (
-                "'outer: loop { break 'outer }",
-                "'outer: loop { break 'outer }",
-            ),
+            ("'outer: loop { break 'outer }", "'outer: loop { break 'outer }"),
             ("let s = r\"\\\"; }", "let s = r  \"; }"),
             ("let s = br##\"}\"#{\"##; }", "let s = b          #; }"),
             ("let r#fn = b'{'; }", "let r#fn = b' '; }"),
@@ -458,10 +441,7 @@ mod tests {
         for (text, expected) in cases {
             assert_eq!(code(text), expected, "source {text:?}");
         }
-        assert_eq!(
-            Source::new("f(\"a // b\"); // c").literals,
-            "f(\"a // b\");     "
-        );
+        assert_eq!(Source::new("f(\"a // b\"); // c").literals, "f(\"a // b\");     ");
     }
 
     #[test]
@@ -485,11 +465,7 @@ mod tests {
             let source = Source::new(text);
             source.functions();
             source.test_modules();
-            assert_eq!(
-                source.code.chars().count(),
-                text.chars().count(),
-                "source {text:?}"
-            );
+            assert_eq!(source.code.chars().count(), text.chars().count(), "source {text:?}");
         }
     }
 

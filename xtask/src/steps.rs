@@ -42,10 +42,7 @@ impl Step {
 
     /// What to type to run this step alone.
     pub fn shell_line(&self) -> String {
-        let env = self
-            .env
-            .iter()
-            .map(|(key, value)| format!("{key}={}", quoted(value)));
+        let env = self.env.iter().map(|(key, value)| format!("{key}={}", quoted(value)));
         env.chain(self.command.iter().map(|part| quoted(part)))
             .collect::<Vec<_>>()
             .join(" ")
@@ -53,20 +50,14 @@ impl Step {
 
     /// The command, ready to spawn in `root`.
     pub fn command(&self, root: &Path) -> Result<Command> {
-        let (program, arguments) = self
-            .command
-            .split_first()
-            .context("a step without a program")?;
+        let (program, arguments) = self.command.split_first().context("a step without a program")?;
         let program = if program == "cargo" {
             crate::metadata::cargo()
         } else {
             program.clone()
         };
         let mut command = Command::new(program);
-        command
-            .args(arguments)
-            .envs(self.env.iter().copied())
-            .current_dir(root);
+        command.args(arguments).envs(self.env.iter().copied()).current_dir(root);
         Ok(command)
     }
 
@@ -78,11 +69,7 @@ impl Step {
                 .status()
                 .with_context(|| format!("start `{}`", self.shell_line()))?;
             if !status.success() {
-                bail!(
-                    "{} failed ({status}); repeat it with: {}",
-                    self.name,
-                    self.shell_line()
-                );
+                bail!("{} failed ({status}); repeat it with: {}", self.name, self.shell_line());
             }
             Ok(())
         })
@@ -117,10 +104,7 @@ mod tests {
     #[test]
     fn the_shown_line_can_be_pasted() {
         let step = Step::new("doc", &["cargo", "doc", "it's"]).env("RUSTDOCFLAGS", "-D warnings");
-        assert_eq!(
-            step.shell_line(),
-            "RUSTDOCFLAGS='-D warnings' cargo doc 'it'\\''s'"
-        );
+        assert_eq!(step.shell_line(), "RUSTDOCFLAGS='-D warnings' cargo doc 'it'\\''s'");
     }
 
     #[test]
@@ -130,8 +114,6 @@ mod tests {
             .unwrap_err()
             .to_string();
         assert!(error.contains("repeat it with: false x"), "{error}");
-        Step::new("something", &["true"])
-            .run(Path::new("."))
-            .unwrap();
+        Step::new("something", &["true"]).run(Path::new(".")).unwrap();
     }
 }

@@ -62,10 +62,7 @@ pub fn run(root: &Path, arguments: &[String]) -> Result<()> {
         .stdout(Stdio::piped())
         .spawn()
         .context("start cargo test")?;
-    let output = child
-        .stdout
-        .take()
-        .context("cargo test has no standard output")?;
+    let output = child.stdout.take().context("cargo test has no standard output")?;
     let mut counts = Counts::default();
     let mut console = std::io::stdout().lock();
     for line in BufReader::new(output).split(b'\n') {
@@ -108,8 +105,7 @@ fn leave_summary(root: &Path, summary: &str) -> Result<()> {
     let folder = crate::metadata::ours(root)?.target_directory.join("xtask");
     std::fs::create_dir_all(&folder).with_context(|| format!("create {}", folder.display()))?;
     let file = folder.join("test-summary.txt");
-    std::fs::write(&file, format!("{summary}\n"))
-        .with_context(|| format!("write {}", file.display()))
+    std::fs::write(&file, format!("{summary}\n")).with_context(|| format!("write {}", file.display()))
 }
 
 #[cfg(test)]

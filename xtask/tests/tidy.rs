@@ -8,10 +8,7 @@ use xtask::tidy::{Repository, Violation, crates, documents, places, sources};
 use xtask::{metadata, repo_root};
 
 /// Read and scanned once for all rules.
-#[expect(
-    clippy::expect_used,
-    reason = "without the repository no rule can be checked"
-)]
+#[expect(clippy::expect_used, reason = "without the repository no rule can be checked")]
 static REPOSITORY: LazyLock<Repository> = LazyLock::new(|| {
     let root = repo_root().expect("the crate lies in the repository");
     let repository = Repository::load(&root).expect("git lists the files");
@@ -25,12 +22,7 @@ static REPOSITORY: LazyLock<Repository> = LazyLock::new(|| {
 
 fn holds(violations: Vec<Violation>) {
     let lines: Vec<String> = violations.iter().map(ToString::to_string).collect();
-    assert!(
-        lines.is_empty(),
-        "{} violation(s):\n{}",
-        lines.len(),
-        lines.join("\n")
-    );
+    assert!(lines.is_empty(), "{} violation(s):\n{}", lines.len(), lines.join("\n"));
 }
 
 #[test]

@@ -22,13 +22,7 @@ thread_local! {
     static SCRATCH: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
 }
 
-pub(super) fn run(
-    exec: &mut CpuExec,
-    heads: Heads,
-    qkv: &[f32],
-    cu_seqlens: &[u32],
-    out: &mut [f32],
-) {
+pub(super) fn run(exec: &mut CpuExec, heads: Heads, qkv: &[f32], cu_seqlens: &[u32], out: &mut [f32]) {
     let items = (cu_seqlens.len() - 1) * heads.count;
     let tasks = if exec.team.threads() == 1 {
         1
@@ -121,11 +115,7 @@ impl<'a> Scratch<'a> {
         }
         let (keys, rest) = scratch[..total].split_at_mut(keys);
         let (values, scores) = rest.split_at_mut(values);
-        Self {
-            keys,
-            values,
-            scores,
-        }
+        Self { keys, values, scores }
     }
 
     /// Packs the keys transposed (zeros beyond the length) and the values in panels (zeros beyond the head's size).
@@ -163,13 +153,7 @@ impl<'a> Scratch<'a> {
 
 impl Head<'_> {
     #[inline(always)]
-    fn attend<S: Simd>(
-        &self,
-        simd: S,
-        scratch: &mut Scratch<'_>,
-        out: &SharedMut<'_, f32>,
-        start: usize,
-    ) {
+    fn attend<S: Simd>(&self, simd: S, scratch: &mut Scratch<'_>, out: &SharedMut<'_, f32>, start: usize) {
         let mut row = 0;
         while row < self.length {
             let rows = tile_rows(self.length - row);

@@ -12,13 +12,7 @@ use crate::simd::{Kernel, Simd};
 /// Tokens of one task, as in layer normalization.
 const TASK_TOKENS: usize = 64;
 
-pub(super) fn run(
-    exec: &mut CpuExec,
-    tables: &EmbeddingTables,
-    ids: &[u32],
-    cu_seqlens: &[u32],
-    out: &mut [f32],
-) {
+pub(super) fn run(exec: &mut CpuExec, tables: &EmbeddingTables, ids: &[u32], cu_seqlens: &[u32], out: &mut [f32]) {
     let width = tables.width();
     let tasks = ids.len().div_ceil(TASK_TOKENS);
     let isa = exec.isa;

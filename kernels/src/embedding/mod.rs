@@ -29,23 +29,14 @@ impl EmbeddingTables {
         expect_nonzero(OP, "word rows", word.len())?;
         expect_nonzero(OP, "position rows", position.len())?;
         expect_len(OP, "word", word.len(), word.len() / width * width)?;
-        expect_len(
-            OP,
-            "position",
-            position.len(),
-            position.len() / width * width,
-        )?;
+        expect_len(OP, "position", position.len(), position.len() / width * width)?;
         expect_len(OP, "token_type", token_type.len(), width)?;
         for row in position.chunks_exact_mut(width) {
             for (position, token_type) in row.iter_mut().zip(token_type) {
                 *position += token_type;
             }
         }
-        Ok(Self {
-            word,
-            position,
-            norm,
-        })
+        Ok(Self { word, position, norm })
     }
 
     fn width(&self) -> usize {
@@ -91,13 +82,7 @@ mod tests {
 
     fn tables(width: usize) -> EmbeddingTables {
         let norm = LayerNorm::new(random(width, 1), random(width, 2), 1e-12).unwrap();
-        EmbeddingTables::new(
-            random(50 * width, 3),
-            random(20 * width, 4),
-            &random(width, 5),
-            norm,
-        )
-        .unwrap()
+        EmbeddingTables::new(random(50 * width, 3), random(20 * width, 4), &random(width, 5), norm).unwrap()
     }
 
     #[test]

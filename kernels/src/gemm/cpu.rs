@@ -30,9 +30,7 @@ impl Grid {
         let panel_blocks = if threads == 1 {
             1
         } else {
-            (threads * TASKS_PER_THREAD)
-                .div_ceil(row_blocks.max(1))
-                .min(panels)
+            (threads * TASKS_PER_THREAD).div_ceil(row_blocks.max(1)).min(panels)
         };
         Self {
             rows,
@@ -159,13 +157,7 @@ impl Writer<'_> {
     /// # Safety
     /// Rows `row..row + R` and the panel lie inside the output, and no other task writes them.
     #[inline(always)]
-    pub(crate) unsafe fn write<S: Simd, const R: usize>(
-        &self,
-        simd: S,
-        acc: [[S::V; 2]; R],
-        row: usize,
-        panel: usize,
-    ) {
+    pub(crate) unsafe fn write<S: Simd, const R: usize>(&self, simd: S, acc: [[S::V; 2]; R], row: usize, panel: usize) {
         let column = panel * PANEL;
         if column + PANEL > self.columns {
             // SAFETY: as promised by the caller.
@@ -198,13 +190,7 @@ impl Writer<'_> {
     /// # Safety
     /// As [`Writer::write`].
     #[inline(always)]
-    unsafe fn write_narrow<S: Simd, const R: usize>(
-        &self,
-        simd: S,
-        acc: [[S::V; 2]; R],
-        row: usize,
-        column: usize,
-    ) {
+    unsafe fn write_narrow<S: Simd, const R: usize>(&self, simd: S, acc: [[S::V; 2]; R], row: usize, column: usize) {
         for (r, acc) in acc.into_iter().enumerate() {
             let mut wide = [0.0; PANEL];
             // SAFETY: `wide` and the padded bias have 16 elements from `column`.

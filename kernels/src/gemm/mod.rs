@@ -123,11 +123,7 @@ mod tests {
         };
         for mut exec in all_execs() {
             let packed = PackedWeights::pack(&mut exec, &weight, &bias, depth, storage).unwrap();
-            for epilogue in [
-                Epilogue::Bias,
-                Epilogue::BiasGelu,
-                Epilogue::BiasResidual(&residual),
-            ] {
+            for epilogue in [Epilogue::Bias, Epilogue::BiasGelu, Epilogue::BiasResidual(&residual)] {
                 let mut out = vec![f32::NAN; rows * columns];
                 gemm(&mut exec, &a, &packed, epilogue, &mut out).unwrap();
                 let exact = reference::gemm(&a, &weight, &bias, depth, epilogue);
@@ -166,8 +162,7 @@ mod tests {
     #[test]
     fn no_rows_is_no_work() {
         let mut exec = CpuExec::new(1).unwrap();
-        let packed =
-            PackedWeights::pack(&mut exec, &[1.0; 32], &[0.0; 16], 2, Storage::F32).unwrap();
+        let packed = PackedWeights::pack(&mut exec, &[1.0; 32], &[0.0; 16], 2, Storage::F32).unwrap();
         gemm(&mut exec, &[], &packed, Epilogue::Bias, &mut []).unwrap();
     }
 
@@ -175,19 +170,9 @@ mod tests {
     fn wrong_lengths_are_refused() {
         let mut exec = CpuExec::new(1).unwrap();
         assert!(PackedWeights::pack(&mut exec, &[1.0; 31], &[0.0; 16], 2, Storage::F32).is_err());
-        let packed =
-            PackedWeights::pack(&mut exec, &[1.0; 32], &[0.0; 16], 2, Storage::F32).unwrap();
-        let error = gemm(
-            &mut exec,
-            &[0.0; 3],
-            &packed,
-            Epilogue::Bias,
-            &mut [0.0; 16],
-        );
-        assert_eq!(
-            error.unwrap_err().to_string(),
-            "gemm: a has 3 elements, expected 2"
-        );
+        let packed = PackedWeights::pack(&mut exec, &[1.0; 32], &[0.0; 16], 2, Storage::F32).unwrap();
+        let error = gemm(&mut exec, &[0.0; 3], &packed, Epilogue::Bias, &mut [0.0; 16]);
+        assert_eq!(error.unwrap_err().to_string(), "gemm: a has 3 elements, expected 2");
         let residual = Epilogue::BiasResidual(&[0.0; 15]);
         assert!(gemm(&mut exec, &[0.0; 2], &packed, residual, &mut [0.0; 16]).is_err());
     }

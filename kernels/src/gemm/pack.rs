@@ -82,10 +82,7 @@ mod tests {
         assert_eq!(widen(bf16_from_f32(-0.0)).to_bits(), (-0.0_f32).to_bits());
         // 1 + 2^-8 lies halfway between 1 and 1 + 2^-7: even is 1.
         assert_eq!(widen(bf16_from_f32(1.0 + 2_f32.powi(-8))), 1.0);
-        assert_eq!(
-            widen(bf16_from_f32(1.0 + 3.0 * 2_f32.powi(-8))),
-            1.0 + 2_f32.powi(-6)
-        );
+        assert_eq!(widen(bf16_from_f32(1.0 + 3.0 * 2_f32.powi(-8))), 1.0 + 2_f32.powi(-6));
         assert!(widen(bf16_from_f32(f32::NAN)).is_nan());
         assert_eq!(widen(bf16_from_f32(f32::MAX)), f32::INFINITY);
     }

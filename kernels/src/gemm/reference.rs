@@ -3,13 +3,7 @@
 use super::Epilogue;
 
 /// `epilogue(a * weight^T + bias)`, `weight` being `[columns, depth]`.
-pub fn gemm(
-    a: &[f32],
-    weight: &[f32],
-    bias: &[f32],
-    depth: usize,
-    epilogue: Epilogue<'_>,
-) -> Vec<f64> {
+pub fn gemm(a: &[f32], weight: &[f32], bias: &[f32], depth: usize, epilogue: Epilogue<'_>) -> Vec<f64> {
     let columns = bias.len();
     let rows = a.len() / depth;
     let mut out = Vec::with_capacity(rows * columns);
@@ -17,16 +11,8 @@ pub fn gemm(
         let x = &a[row * depth..][..depth];
         for column in 0..columns {
             let w = &weight[column * depth..][..depth];
-            let dot: f64 = x
-                .iter()
-                .zip(w)
-                .map(|(x, w)| f64::from(*x) * f64::from(*w))
-                .sum();
-            out.push(finish(
-                dot + f64::from(bias[column]),
-                row * columns + column,
-                epilogue,
-            ));
+            let dot: f64 = x.iter().zip(w).map(|(x, w)| f64::from(*x) * f64::from(*w)).sum();
+            out.push(finish(dot + f64::from(bias[column]), row * columns + column, epilogue));
         }
     }
     out

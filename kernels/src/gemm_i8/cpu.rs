@@ -11,13 +11,7 @@ use crate::gemm::{Epilogue, Grid, Writer};
 use crate::shared_mut::SharedMut;
 use crate::simd::{Kernel, MAX_TILE_ROWS, PANEL, Simd, tile_rows};
 
-pub(super) fn run(
-    exec: &mut CpuExec,
-    a: &[f32],
-    weights: &PackedWeightsI8,
-    epilogue: Epilogue<'_>,
-    out: &mut [f32],
-) {
+pub(super) fn run(exec: &mut CpuExec, a: &[f32], weights: &PackedWeightsI8, epilogue: Epilogue<'_>, out: &mut [f32]) {
     let isa = exec.isa;
     exec.quantized.fill((&mut exec.team, isa), a, weights.depth);
     let grid = Grid::new(
@@ -83,11 +77,7 @@ impl Kernel for Block<'_> {
 impl Block<'_> {
     #[inline(always)]
     fn tile<S: Simd, const R: usize>(&self, simd: S, row: usize, panel: usize) {
-        let QuantizedRows {
-            values,
-            stride,
-            scales,
-        } = self.product.rows;
+        let QuantizedRows { values, stride, scales } = self.product.rows;
         let weights = self.product.weights;
         let mut acc = [[simd.zero_i32(); 2]; R];
         // SAFETY: lengths were checked on entry: each quantized row has `stride` values, each panel `stride * 16`;

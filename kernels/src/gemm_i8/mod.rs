@@ -34,12 +34,7 @@ pub struct PackedWeightsI8 {
 
 impl PackedWeightsI8 {
     /// Quantizes and packs `weight` (`[columns, depth]`) with `bias` (`[columns]`).
-    pub fn pack(
-        exec: &mut CpuExec,
-        weight: &[f32],
-        bias: &[f32],
-        depth: usize,
-    ) -> Result<Self, ShapeError> {
+    pub fn pack(exec: &mut CpuExec, weight: &[f32], bias: &[f32], depth: usize) -> Result<Self, ShapeError> {
         const OP: &str = "gemm_i8 pack";
         let columns = bias.len();
         expect_nonzero(OP, "depth", depth)?;
@@ -98,24 +93,14 @@ mod tests {
 
     #[test]
     fn matches_the_reference_for_awkward_shapes() {
-        for (rows, depth, columns) in [
-            (1, 1, 1),
-            (7, 33, 40),
-            (13, 64, 17),
-            (16, 384, 1_152),
-            (97, 1_536, 48),
-        ] {
+        for (rows, depth, columns) in [(1, 1, 1), (7, 33, 40), (13, 64, 17), (16, 384, 1_152), (97, 1_536, 48)] {
             let a = random(rows * depth, 1);
             let weight = random(columns * depth, 2);
             let bias = random(columns, 3);
             let residual = random(rows * columns, 4);
             for mut exec in all_execs() {
                 let packed = PackedWeightsI8::pack(&mut exec, &weight, &bias, depth).unwrap();
-                for epilogue in [
-                    Epilogue::Bias,
-                    Epilogue::BiasGelu,
-                    Epilogue::BiasResidual(&residual),
-                ] {
+                for epilogue in [Epilogue::Bias, Epilogue::BiasGelu, Epilogue::BiasResidual(&residual)] {
                     let mut out = vec![f32::NAN; rows * columns];
                     gemm_i8(&mut exec, &a, &packed, epilogue, &mut out).unwrap();
                     let exact = reference::gemm_i8(&a, &weight, &bias, depth, epilogue);

@@ -83,14 +83,9 @@ impl Kernel for Rows<'_> {
             let mut largest = simd.splat(0.0);
             for at in (0..whole).step_by(8) {
                 // SAFETY: `at + 8 <= depth`, the length of `from`.
-                largest = simd.max(
-                    largest,
-                    simd.abs(unsafe { simd.load(from.as_ptr().add(at)) }),
-                );
+                largest = simd.max(largest, simd.abs(unsafe { simd.load(from.as_ptr().add(at)) }));
             }
-            let rest = from[whole..]
-                .iter()
-                .fold(0.0_f32, |max, x| max.max(x.abs()));
+            let rest = from[whole..].iter().fold(0.0_f32, |max, x| max.max(x.abs()));
             let (inverse, row_scale) = scales(simd.max_lane(largest).max(rest), ACTIVATION_LIMIT);
             *scale = row_scale;
             let factor = simd.splat(inverse);
@@ -151,10 +146,7 @@ pub(super) fn pack(exec: &mut CpuExec, weight: &[f32], depth: usize) -> (Vec<i8>
             )
         };
         for column in 0..PANEL.min(columns - panel * PANEL) {
-            let (values, scale) = quantize_row(
-                &weight[(panel * PANEL + column) * depth..][..depth],
-                WEIGHT_LIMIT,
-            );
+            let (values, scale) = quantize_row(&weight[(panel * PANEL + column) * depth..][..depth], WEIGHT_LIMIT);
             out_scales[column] = scale;
             for (k, value) in values.into_iter().enumerate() {
                 out[(k / 2 * PANEL + column) * 2 + k % 2] = value as i8;

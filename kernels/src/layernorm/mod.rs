@@ -22,11 +22,7 @@ impl LayerNorm {
         const OP: &str = "layernorm";
         expect_nonzero(OP, "width", weight.len())?;
         expect_len(OP, "bias", bias.len(), weight.len())?;
-        Ok(Self {
-            weight,
-            bias,
-            epsilon,
-        })
+        Ok(Self { weight, bias, epsilon })
     }
 
     /// Elements of a row.

@@ -5,13 +5,7 @@ use crate::exec::CpuExec;
 use crate::shared_mut::SharedMut;
 use crate::simd::{Kernel, Simd};
 
-pub(super) fn run(
-    exec: &mut CpuExec,
-    options: PoolOptions,
-    x: &[f32],
-    cu_seqlens: &[u32],
-    out: &mut [f32],
-) {
+pub(super) fn run(exec: &mut CpuExec, options: PoolOptions, x: &[f32], cu_seqlens: &[u32], out: &mut [f32]) {
     let sequences = cu_seqlens.len() - 1;
     let width = out.len() / sequences;
     let isa = exec.isa;
@@ -44,11 +38,7 @@ impl Kernel for Sequence<'_> {
             Pooling::Mean => self.x.len() / width,
             Pooling::Cls => (self.x.len() / width).min(1),
         };
-        let share = if tokens == 0 {
-            0.0
-        } else {
-            1.0 / tokens as f32
-        };
+        let share = if tokens == 0 { 0.0 } else { 1.0 / tokens as f32 };
         let mut squares = 0.0;
         for at in (0..whole).step_by(8) {
             let mut sum = simd.splat(0.0);

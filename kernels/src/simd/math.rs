@@ -7,13 +7,7 @@ use super::Simd;
 /// Nearest whole power times a polynomial of degree 5 on [-0.5, 0.5], fitted for the smallest relative error (2.1e-7 in f32).
 #[inline(always)]
 pub(crate) fn exp2<S: Simd>(simd: S, x: S::V) -> S::V {
-    const P: [f32; 5] = [
-        9.675_541e-3,
-        5.550_713e-2,
-        2.402_212e-1,
-        6.931_469_4e-1,
-        1.000_000_1,
-    ];
+    const P: [f32; 5] = [9.675_541e-3, 5.550_713e-2, 2.402_212e-1, 6.931_469_4e-1, 1.000_000_1];
     let x = simd.max(x, simd.splat(-126.0));
     let whole = simd.round(x);
     let rest = simd.sub(x, whole);
@@ -60,10 +54,7 @@ fn erf<S: Simd>(simd: S, x: S::V) -> S::V {
 #[inline(always)]
 pub(crate) fn gelu<S: Simd>(simd: S, x: S::V) -> S::V {
     let half = simd.mul(x, simd.splat(0.5));
-    let e = erf(
-        simd,
-        simd.mul(x, simd.splat(std::f32::consts::FRAC_1_SQRT_2)),
-    );
+    let e = erf(simd, simd.mul(x, simd.splat(std::f32::consts::FRAC_1_SQRT_2)));
     simd.fma(half, e, half)
 }
 

@@ -152,8 +152,7 @@ impl Simd for Portable {
 
     #[inline(always)]
     unsafe fn store_i16(self, to: *mut i16, value: F) {
-        let narrow: [i16; 8] =
-            std::array::from_fn(|lane| (value[lane] + SHIFT).to_bits() as u16 as i16);
+        let narrow: [i16; 8] = std::array::from_fn(|lane| (value[lane] + SHIFT).to_bits() as u16 as i16);
         // SAFETY: the caller promises 8 writable i16.
         unsafe { to.cast::<[i16; 8]>().write_unaligned(narrow) }
     }

@@ -18,8 +18,7 @@ use crate::cli::BareArgs;
 /// # Errors
 /// When the answer cannot be read or no port can be had.
 pub async fn serve(args: BareArgs) -> anyhow::Result<()> {
-    let answer = std::fs::read(&args.answer)
-        .with_context(|| format!("cannot read {}", args.answer.display()))?;
+    let answer = std::fs::read(&args.answer).with_context(|| format!("cannot read {}", args.answer.display()))?;
     let listener = TcpListener::bind("127.0.0.1:0").await.context("no port")?;
     writeln!(std::io::stdout(), "{}", listener.local_addr()?)?;
     // As in the gateway: a small answer must not wait for the client's delayed acknowledgement.

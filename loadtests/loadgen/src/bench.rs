@@ -147,8 +147,7 @@ fn publish(args: &BenchArgs, report: &Report) -> anyhow::Result<()> {
     println!("{text}");
     if let Some(path) = &args.json {
         let json = serde_json::to_string_pretty(report)?;
-        std::fs::write(path, json + "\n")
-            .with_context(|| format!("cannot write {}", path.display()))?;
+        std::fs::write(path, json + "\n").with_context(|| format!("cannot write {}", path.display()))?;
     }
     if args.write {
         let folder = PathBuf::from("docs/benchmarks");
@@ -188,8 +187,7 @@ impl Stage {
     async fn start(args: &BenchArgs, cpus: Vec<usize>, folder: &Path) -> anyhow::Result<Self> {
         let mesh = Mesh::start(&args.programs, folder).await?;
         let mut probe = Probe::new(cpus);
-        mesh.processes()
-            .for_each(|(name, pid)| probe.watch(name, pid));
+        mesh.processes().for_each(|(name, pid)| probe.watch(name, pid));
         tokio::time::sleep(SETTLE).await;
         let rss_bytes = procfs::resident_bytes(mesh.pid(GATEWAY)?)?;
         let before = probe.now()?;
@@ -241,33 +239,14 @@ impl Stage {
         })
     }
 
-    async fn measure(
-        &self,
-        kind: Kind,
-        connections: usize,
-        scenario: &Scenario,
-    ) -> anyhow::Result<Run> {
+    async fn measure(&self, kind: Kind, connections: usize, scenario: &Scenario) -> anyhow::Result<Run> {
         let times = scenario.times();
         let (address, key, input) = match kind {
             Kind::Core => {
-                return nats_load::measure(
-                    &self.client,
-                    Loop::Core,
-                    connections,
-                    times,
-                    &self.probe,
-                )
-                .await;
+                return nats_load::measure(&self.client, Loop::Core, connections, times, &self.probe).await;
             }
             Kind::Queue => {
-                return nats_load::measure(
-                    &self.client,
-                    Loop::Queue,
-                    connections,
-                    times,
-                    &self.probe,
-                )
-                .await;
+                return nats_load::measure(&self.client, Loop::Queue, connections, times, &self.probe).await;
             }
             // The same bytes as the mesh gets.
             Kind::Bare => (self.bare_address, &self.mesh.key, InputKind::Unique),
@@ -311,10 +290,7 @@ impl Stage {
                     "one of the identical requests got status {}",
                     answer.status
                 );
-                let source = answer
-                    .header("x-portalis-cache")
-                    .unwrap_or("none")
-                    .to_owned();
+                let source = answer.header("x-portalis-cache").unwrap_or("none").to_owned();
                 *sources.entry(source).or_default() += 1;
             }
             executions.push(self.mesh.executions().await? - before);
@@ -354,19 +330,13 @@ fn row(kind: Kind, connections: usize, runs: &[Run]) -> Row {
     let over = |value: &dyn Fn(&Run) -> f64| median(&runs.iter().map(value).collect::<Vec<f64>>());
     let requests = |run: &Run| run.seen.latencies_ns.len() as f64;
     let quantile = |run: &Run, at: f64| run.seen.latencies_ns.value_at_quantile(at) as f64 / 1e3;
-    let names = runs
-        .first()
-        .map(|run| run.cost.cpu_ns.as_slice())
-        .unwrap_or_default();
+    let names = runs.first().map(|run| run.cost.cpu_ns.as_slice()).unwrap_or_default();
     let cpu = |place: usize| over(&|run| run.cost.cpu_ns[place].1 as f64 / 1e3 / requests(run));
     let mut failures: BTreeMap<u16, u64> = BTreeMap::new();
     for (status, count) in runs.iter().flat_map(|run| &run.seen.failures) {
         *failures.entry(*status).or_default() += count;
     }
-    let rates: Vec<f64> = runs
-        .iter()
-        .map(|run| requests(run) / run.cost.seconds)
-        .collect();
+    let rates: Vec<f64> = runs.iter().map(|run| requests(run) / run.cost.seconds).collect();
     let spread = rates.iter().fold((f64::MAX, 0.0_f64), |(low, high), rate| {
         (low.min(*rate), high.max(*rate))
     });
@@ -384,10 +354,7 @@ fn row(kind: Kind, connections: usize, runs: &[Run]) -> Row {
             .map(|(place, (name, _))| (name.clone(), cpu(place)))
             .collect(),
         foreign_cores: over(&|run| run.cost.foreign_cores),
-        foreign_cores_max: runs
-            .iter()
-            .map(|run| run.cost.foreign_cores)
-            .fold(0.0, f64::max),
+        foreign_cores_max: runs.iter().map(|run| run.cost.foreign_cores).fold(0.0, f64::max),
         failures,
     }
 }

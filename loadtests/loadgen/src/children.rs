@@ -43,14 +43,8 @@ impl Process {
         // Of its own, so that Ctrl-C reaches only us and children end in order.
         command.process_group(0);
         end_with_parent(&mut command);
-        let program = command
-            .as_std()
-            .get_program()
-            .to_string_lossy()
-            .into_owned();
-        let child = command
-            .spawn()
-            .with_context(|| format!("cannot start {program}"))?;
+        let program = command.as_std().get_program().to_string_lossy().into_owned();
+        let child = command.spawn().with_context(|| format!("cannot start {program}"))?;
         let pid = child.id().context("the process has no number")?;
         Ok(Self {
             name: name.to_owned(),
@@ -65,11 +59,7 @@ impl Process {
     /// # Errors
     /// When it ends or is silent.
     pub async fn first_line(&mut self) -> anyhow::Result<String> {
-        let output = self
-            .child
-            .stdout
-            .take()
-            .context("the output was read already")?;
+        let output = self.child.stdout.take().context("the output was read already")?;
         let mut line = String::new();
         let mut reader = BufReader::new(output);
         let read = tokio::time::timeout(LINE_TIMEOUT, reader.read_line(&mut line)).await;
@@ -99,11 +89,7 @@ impl Process {
     /// Sends a signal.
     pub fn signal(&self, signal: libc::c_int) {
         // No number means that it has ended and was waited for: the number may be somebody else's by now.
-        let Some(pid) = self
-            .child
-            .id()
-            .and_then(|pid| libc::pid_t::try_from(pid).ok())
-        else {
+        let Some(pid) = self.child.id().and_then(|pid| libc::pid_t::try_from(pid).ok()) else {
             return;
         };
         // SAFETY: a plain system call; the child was not waited for yet, so the number is still its own.
@@ -138,12 +124,7 @@ fn end_with_parent(command: &mut Command) {
     let parent = std::process::id();
     let set = move || {
         // SAFETY: plain system calls without pointers, allowed between fork and exec.
-        let (set, parent_now) = unsafe {
-            (
-                libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL),
-                libc::getppid(),
-            )
-        };
+        let (set, parent_now) = unsafe { (libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL), libc::getppid()) };
         if set != 0 {
             return Err(io::Error::last_os_error());
         }

@@ -6,12 +6,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 /// Load generator and benchmark of Portalis.
 #[derive(Debug, Parser)]
-#[command(
-    name = "portalis-loadgen",
-    version,
-    about,
-    disable_help_subcommand = true
-)]
+#[command(name = "portalis-loadgen", version, about, disable_help_subcommand = true)]
 pub struct Cli {
     /// What to do.
     #[command(subcommand)]

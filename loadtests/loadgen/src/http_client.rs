@@ -71,10 +71,7 @@ impl Connection {
     /// When the connection has ended.
     pub async fn send(&mut self, request: &[u8]) -> anyhow::Result<()> {
         self.filled = 0;
-        self.stream
-            .write_all(request)
-            .await
-            .context("cannot send the request")
+        self.stream.write_all(request).await.context("cannot send the request")
     }
 
     /// Reads the answer to the one request that was sent.
@@ -98,18 +95,12 @@ impl Connection {
                 bail!("status {status} without content-length: this client reads no other answers")
             }
         };
-        let whole = head_end
-            .checked_add(length)
-            .filter(|whole| *whole <= ANSWER_BYTES_MAX);
+        let whole = head_end.checked_add(length).filter(|whole| *whole <= ANSWER_BYTES_MAX);
         let whole = whole.with_context(|| format!("an answer of {length} bytes is too large"))?;
         while self.filled < whole {
             self.read_more(whole - self.filled).await?;
         }
-        ensure!(
-            self.filled == whole,
-            "{} bytes follow the answer",
-            self.filled - whole
-        );
+        ensure!(self.filled == whole, "{} bytes follow the answer", self.filled - whole);
         Ok(Answer {
             status,
             head: &self.buffer[..head_end],
@@ -120,10 +111,7 @@ impl Connection {
     async fn read_more(&mut self, wanted: usize) -> anyhow::Result<()> {
         let room = self.filled + wanted;
         if self.buffer.len() < room {
-            ensure!(
-                room <= ANSWER_BYTES_MAX,
-                "the head of the answer does not end"
-            );
+            ensure!(room <= ANSWER_BYTES_MAX, "the head of the answer does not end");
             self.buffer.resize(room.max(self.buffer.len() * 2), 0);
         }
         let read = self
@@ -147,9 +135,7 @@ fn end_of_head(bytes: &[u8], from: usize) -> Option<usize> {
 }
 
 fn status(head: &[u8]) -> anyhow::Result<u16> {
-    let digits = head
-        .strip_prefix(b"HTTP/1.1 ")
-        .and_then(|rest| rest.get(..3));
+    let digits = head.strip_prefix(b"HTTP/1.1 ").and_then(|rest| rest.get(..3));
     let text = digits.and_then(|digits| std::str::from_utf8(digits).ok());
     text.and_then(|text| text.parse().ok())
         .context("the server does not speak HTTP/1.1")
@@ -159,9 +145,7 @@ fn header<'a>(head: &'a [u8], name: &[u8]) -> Option<&'a str> {
     let lines = head.split(|byte| *byte == b'\n').skip(1);
     for line in lines {
         if line.get(name.len()) == Some(&b':') && line[..name.len()].eq_ignore_ascii_case(name) {
-            return std::str::from_utf8(&line[name.len() + 1..])
-                .ok()
-                .map(str::trim);
+            return std::str::from_utf8(&line[name.len() + 1..]).ok().map(str::trim);
         }
     }
     None
@@ -174,9 +158,7 @@ mod tests {
     use super::*;
 
     /// The answers of a server that sends these pieces, each on its own.
-    async fn answer_of(
-        pieces: &'static [&'static str],
-    ) -> Result<(u16, Option<String>, String), String> {
+    async fn answer_of(pieces: &'static [&'static str]) -> Result<(u16, Option<String>, String), String> {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let server = tokio::spawn(async move {
@@ -194,11 +176,7 @@ mod tests {
         let answer = answer
             .map(|answer| {
                 let body = String::from_utf8(answer.body.to_vec()).unwrap();
-                (
-                    answer.status,
-                    answer.header("X-Two").map(str::to_owned),
-                    body,
-                )
+                (answer.status, answer.header("X-Two").map(str::to_owned), body)
             })
             .map_err(|error| format!("{error:#}"));
         server.await.unwrap();
@@ -227,18 +205,8 @@ mod tests {
         let ended = &["HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nhel"];
         assert!(answer_of(ended).await.unwrap_err().contains("closed"));
         let chunked = &["HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n"];
-        assert!(
-            answer_of(chunked)
-                .await
-                .unwrap_err()
-                .contains("without content-length")
-        );
-        assert!(
-            answer_of(&["SSH-2.0\r\n\r\n"])
-                .await
-                .unwrap_err()
-                .contains("HTTP/1.1")
-        );
+        assert!(answer_of(chunked).await.unwrap_err().contains("without content-length"));
+        assert!(answer_of(&["SSH-2.0\r\n\r\n"]).await.unwrap_err().contains("HTTP/1.1"));
         assert!(
             answer_of(&["HTTP/1.1 200 OK\r\ncontent-length: 1\r\n\r\nab"])
                 .await

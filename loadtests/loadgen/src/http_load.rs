@@ -50,10 +50,7 @@ impl Request {
     /// Gives it an input that no request had before.
     pub fn renew(&mut self) {
         let mut number = NEXT_INPUT.fetch_add(1, Ordering::Relaxed);
-        for digit in self.bytes[self.input_at..self.input_at + DIGITS]
-            .iter_mut()
-            .rev()
-        {
+        for digit in self.bytes[self.input_at..self.input_at + DIGITS].iter_mut().rev() {
             *digit = b"0123456789abcdef"[(number & 15) as usize];
             number >>= 4;
         }
@@ -98,8 +95,7 @@ pub async fn measure(load: &Load, times: Times, probe: &Probe) -> anyhow::Result
     let mut callers = JoinSet::new();
     for _ in 0..load.connections {
         let connection = Connection::open(load.address).await;
-        let connection =
-            connection.with_context(|| format!("cannot connect to {}", load.address))?;
+        let connection = connection.with_context(|| format!("cannot connect to {}", load.address))?;
         let (request, input) = (load.request.clone(), load.input);
         callers.spawn(call(
             connection,
@@ -131,9 +127,7 @@ pub async fn measure(load: &Load, times: Times, probe: &Probe) -> anyhow::Result
     // Answers are awaited: a connection that is cut would make the server cancel work in the next window.
     let finish = async {
         while let Some(ended) = callers.join_next().await {
-            ended
-                .context("a caller panicked")?
-                .context("a connection failed")?;
+            ended.context("a caller panicked")?.context("a connection failed")?;
         }
         anyhow::Ok(())
     };

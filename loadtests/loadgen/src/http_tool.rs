@@ -17,8 +17,7 @@ use crate::scenario::Times;
 pub async fn run(args: HttpArgs) -> anyhow::Result<()> {
     ensure!(args.connections > 0, "--connections is 1 or more");
     let seconds = |name: &str, value: f64| {
-        Duration::try_from_secs_f64(value)
-            .with_context(|| format!("--{name} {value} is no number of seconds"))
+        Duration::try_from_secs_f64(value).with_context(|| format!("--{name} {value} is no number of seconds"))
     };
     let times = Times {
         warm_up: seconds("warm-up", args.warm_up)?,
@@ -93,10 +92,7 @@ mod tests {
 
     #[test]
     fn base_urls_name_host_and_port() {
-        assert_eq!(
-            authority("http://127.0.0.1:8000/v1").unwrap(),
-            "127.0.0.1:8000"
-        );
+        assert_eq!(authority("http://127.0.0.1:8000/v1").unwrap(), "127.0.0.1:8000");
         assert_eq!(authority("http://mesh").unwrap(), "mesh:80");
         assert!(authority("https://mesh").is_err() && authority("http:///v1").is_err());
     }

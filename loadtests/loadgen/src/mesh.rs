@@ -67,10 +67,7 @@ pub fn bin_dir(named: Option<&Path>) -> anyhow::Result<PathBuf> {
         return Ok(named.to_owned());
     }
     let own = std::env::current_exe().context("this program does not know where it is")?;
-    Ok(own
-        .parent()
-        .context("this program has no folder")?
-        .to_owned())
+    Ok(own.parent().context("this program has no folder")?.to_owned())
 }
 
 impl Mesh {
@@ -81,12 +78,7 @@ impl Mesh {
     pub async fn start(programs: &Programs, folder: &Path) -> anyhow::Result<Self> {
         let folder = folder.join("mesh");
         std::fs::create_dir_all(&folder).context("cannot make a folder")?;
-        let nats = NatsServer::start(
-            BROKER,
-            &find_program(programs.nats_server.as_deref()),
-            &folder,
-        )
-        .await?;
+        let nats = NatsServer::start(BROKER, &find_program(programs.nats_server.as_deref()), &folder).await?;
         let bin_dir = bin_dir(programs.bin_dir.as_deref())?;
         let gateway = local(free_port()?);
         let (mut services, mut ops) = (Vec::new(), Vec::new());
@@ -95,11 +87,7 @@ impl Mesh {
             services.push(launch(&service, &bin_dir, &nats.url, address, &folder)?);
             ops.push((service.name, address));
         }
-        let worker_ops = ops
-            .iter()
-            .find(|(name, _)| *name == WORKER)
-            .context("no worker")?
-            .1;
+        let worker_ops = ops.iter().find(|(name, _)| *name == WORKER).context("no worker")?.1;
         let mut mesh = Self {
             gateway,
             key: String::new(),
@@ -111,20 +99,14 @@ impl Mesh {
         for (name, address) in &ops {
             mesh.wait_ready(name, *address, "/health/ready").await?;
         }
-        mesh.wait_ready(GATEWAY, gateway, "/v1/health/ready")
-            .await?;
+        mesh.wait_ready(GATEWAY, gateway, "/v1/health/ready").await?;
         let bus = Bus::connect(&BusConfig::for_url(&mesh.nats.url), "loadgen", None).await?;
         mesh.key = make_key(&bus, "bench", None).await?;
         mesh.limited_key = make_key(&bus, "bench-limited", Some(LIMIT)).await?;
         Ok(mesh)
     }
 
-    async fn wait_ready(
-        &mut self,
-        name: &str,
-        address: SocketAddr,
-        path: &str,
-    ) -> anyhow::Result<()> {
+    async fn wait_ready(&mut self, name: &str, address: SocketAddr, path: &str) -> anyhow::Result<()> {
         let deadline = Instant::now() + READY_TIMEOUT;
         loop {
             for service in &mut self.services {
@@ -153,9 +135,7 @@ impl Mesh {
     /// When there is none of that name.
     pub fn pid(&self, name: &str) -> anyhow::Result<u32> {
         let found = self.processes().find(|(known, _)| *known == name);
-        found
-            .map(|(_, pid)| pid)
-            .with_context(|| format!("no process {name}"))
+        found.map(|(_, pid)| pid).with_context(|| format!("no process {name}"))
     }
 
     /// How many requests its worker has computed so far.
@@ -165,11 +145,7 @@ impl Mesh {
     pub async fn executions(&self) -> anyhow::Result<u64> {
         let (status, text) = get(self.worker_ops, "/metrics").await?;
         ensure!(status == 200, "the worker's metrics answer {status}");
-        Ok(counter(
-            &text,
-            "batch_processing_requests_total",
-            "outcome=\"done\"",
-        ))
+        Ok(counter(&text, "batch_processing_requests_total", "outcome=\"done\""))
     }
 
     /// Ends it in order: the services while there is a broker, then the broker.
@@ -194,29 +170,17 @@ fn plan(gateway: SocketAddr, folder: &Path) -> Vec<Service> {
     vec![
         service("auth", vec![format!("store.path={}", file("auth.sqlite3"))]),
         service("cache", Vec::new()),
-        service(
-            "cost-accounting",
-            vec![format!("ledger.path={}", file("ledger.db"))],
-        ),
+        service("cost-accounting", vec![format!("ledger.path={}", file("ledger.db"))]),
         service("autoscaler", Vec::new()),
         service(
             WORKER,
-            vec![
-                "model.engine=echo".to_owned(),
-                format!("model.name={MODEL}"),
-            ],
+            vec!["model.engine=echo".to_owned(), format!("model.name={MODEL}")],
         ),
         service(GATEWAY, vec![format!("http.address={gateway}")]),
     ]
 }
 
-fn launch(
-    service: &Service,
-    bin_dir: &Path,
-    url: &str,
-    ops: SocketAddr,
-    folder: &Path,
-) -> anyhow::Result<Process> {
+fn launch(service: &Service, bin_dir: &Path, url: &str, ops: SocketAddr, folder: &Path) -> anyhow::Result<Process> {
     let program = bin_dir.join(format!("portalis-{}", service.name));
     ensure!(
         program.is_file(),
@@ -225,9 +189,7 @@ fn launch(
     );
     let mut command = Command::new(&program);
     // What somebody set in a shell must not change what is measured.
-    for (name, _) in
-        std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("PORTALIS__"))
-    {
+    for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("PORTALIS__")) {
         command.env_remove(name);
     }
     command
@@ -239,11 +201,7 @@ fn launch(
     Process::start(service.name, command, folder)
 }
 
-async fn make_key(
-    bus: &Bus,
-    name: &str,
-    request_limit: Option<RequestLimit>,
-) -> anyhow::Result<String> {
+async fn make_key(bus: &Bus, name: &str, request_limit: Option<RequestLimit>) -> anyhow::Result<String> {
     let question = CreateKey {
         // Tenants of their own: the queue's share per tenant is not split between the rows.
         tenant: name.to_owned(),
@@ -256,12 +214,7 @@ async fn make_key(
     };
     let body = wire::encode(&question)?;
     let answer = bus
-        .request(
-            &subjects::keys("create"),
-            Headers::new(),
-            body.into(),
-            KEY_TIMEOUT,
-        )
+        .request(&subjects::keys("create"), Headers::new(), body.into(), KEY_TIMEOUT)
         .await?;
     match wire::decode(&answer.payload)? {
         KeysReply::Created { key, .. } => Ok(key),
@@ -280,10 +233,7 @@ pub async fn get(address: SocketAddr, path: &str) -> anyhow::Result<(u16, String
     let answer = tokio::time::timeout(KEY_TIMEOUT, exchange)
         .await
         .context("no answer")??;
-    Ok((
-        answer.status,
-        String::from_utf8_lossy(answer.body).into_owned(),
-    ))
+    Ok((answer.status, String::from_utf8_lossy(answer.body).into_owned()))
 }
 
 /// Sum of a counter's values over all series whose labels hold a text.

@@ -106,12 +106,8 @@ impl Pulls {
                 let reply = headers
                     .and_then(|headers| headers.get(REPLY_HEADER))
                     .context("work without a reply header")?;
-                self.client
-                    .publish(reply.as_str().to_owned(), job.payload)
-                    .await?;
-                self.client
-                    .publish(ack, Bytes::from_static(b"+ACK"))
-                    .await?;
+                self.client.publish(reply.as_str().to_owned(), job.payload).await?;
+                self.client.publish(ack, Bytes::from_static(b"+ACK")).await?;
             }
             // A pull has ended; the broker says what is left of it.
             None => {
@@ -119,9 +115,7 @@ impl Pulls {
                     .headers
                     .as_ref()
                     .and_then(|headers| headers.get("Nats-Pending-Messages"));
-                let left = left
-                    .and_then(|left| left.as_str().parse().ok())
-                    .unwrap_or(0);
+                let left = left.and_then(|left| left.as_str().parse().ok()).unwrap_or(0);
                 self.credits = self.credits.saturating_sub(left);
             }
         }

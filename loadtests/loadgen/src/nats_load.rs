@@ -42,21 +42,13 @@ struct Slots<'a> {
 ///
 /// # Errors
 /// When an answer is missing.
-pub async fn measure(
-    client: &Client,
-    way: Loop,
-    in_flight: usize,
-    times: Times,
-    probe: &Probe,
-) -> anyhow::Result<Run> {
+pub async fn measure(client: &Client, way: Loop, in_flight: usize, times: Times, probe: &Probe) -> anyhow::Result<Run> {
     let prefix = client.new_inbox();
     let answers = client.subscribe(format!("{prefix}.*")).await?;
     let mut slots = Slots {
         client,
         way,
-        replies: (0..in_flight)
-            .map(|slot| format!("{prefix}.{slot}").into())
-            .collect(),
+        replies: (0..in_flight).map(|slot| format!("{prefix}.{slot}").into()).collect(),
         acknowledged: format!("{prefix}.a").into(),
         begun: vec![Instant::now(); in_flight],
         answers,
@@ -102,11 +94,7 @@ impl Slots<'_> {
         let reply = self.replies[slot].clone();
         self.begun[slot] = Instant::now();
         match self.way {
-            Loop::Core => {
-                self.client
-                    .publish_with_reply(CORE_SUBJECT, reply, payload)
-                    .await?
-            }
+            Loop::Core => self.client.publish_with_reply(CORE_SUBJECT, reply, payload).await?,
             Loop::Queue => {
                 let mut headers = HeaderMap::new();
                 headers.insert(REPLY_HEADER, reply.as_str());
@@ -135,16 +123,8 @@ impl Slots<'_> {
 
 /// The slot that a message answers, `None` for the stream's acknowledgement.
 fn slot_of(message: &Message) -> anyhow::Result<Option<usize>> {
-    let name = message
-        .subject
-        .as_str()
-        .rsplit('.')
-        .next()
-        .unwrap_or_default();
-    ensure!(
-        message.status.is_none(),
-        "nobody answers on the bare broker"
-    );
+    let name = message.subject.as_str().rsplit('.').next().unwrap_or_default();
+    ensure!(message.status.is_none(), "nobody answers on the bare broker");
     if name == "a" {
         ensure!(
             message.payload.starts_with(br#"{"stream""#),

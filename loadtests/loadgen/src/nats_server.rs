@@ -34,11 +34,9 @@ impl NatsServer {
     /// When it does not start.
     pub async fn start(name: &str, program: &Path, folder: &Path) -> anyhow::Result<Self> {
         let home = folder.join(name);
-        std::fs::create_dir_all(&home)
-            .with_context(|| format!("cannot make {}", home.display()))?;
+        std::fs::create_dir_all(&home).with_context(|| format!("cannot make {}", home.display()))?;
         let config = home.join("nats.conf");
-        std::fs::write(&config, render(&home))
-            .with_context(|| format!("cannot write {}", config.display()))?;
+        std::fs::write(&config, render(&home)).with_context(|| format!("cannot write {}", config.display()))?;
         let mut command = Command::new(program);
         command.arg("--config").arg(&config);
         let mut process = Process::start(name, command, folder)
@@ -46,20 +44,13 @@ impl NatsServer {
         let note = home.join(format!("{}_{}.ports", program_name(program), process.pid));
         let deadline = tokio::time::Instant::now() + START_TIMEOUT;
         loop {
-            if let Some(port) = std::fs::read_to_string(&note)
-                .ok()
-                .as_deref()
-                .and_then(noted_port)
-            {
+            if let Some(port) = std::fs::read_to_string(&note).ok().as_deref().and_then(noted_port) {
                 let url = format!("nats://{USER}:{PASSWORD}@127.0.0.1:{port}");
                 return Ok(Self { process, url });
             }
             process.check()?;
             if tokio::time::Instant::now() > deadline {
-                bail!(
-                    "nats-server does not listen after {} s",
-                    START_TIMEOUT.as_secs()
-                );
+                bail!("nats-server does not listen after {} s", START_TIMEOUT.as_secs());
             }
             tokio::time::sleep(START_POLL).await;
         }
@@ -76,9 +67,7 @@ pub async fn connect(url: &str) -> anyhow::Result<Client> {
     let connecting = match rest.rsplit_once('@') {
         None => options.connect(url).await,
         Some((credentials, address)) => {
-            let (user, password) = credentials
-                .split_once(':')
-                .context("credentials are USER:PASSWORD")?;
+            let (user, password) = credentials.split_once(':').context("credentials are USER:PASSWORD")?;
             let options = options.user_and_password(user.to_owned(), password.to_owned());
             options.connect(address).await
         }
@@ -98,10 +87,9 @@ pub fn find_program(named: Option<&Path>) -> PathBuf {
 }
 
 fn program_name(program: &Path) -> String {
-    program.file_name().map_or_else(
-        || "nats-server".to_owned(),
-        |name| name.to_string_lossy().into_owned(),
-    )
+    program
+        .file_name()
+        .map_or_else(|| "nats-server".to_owned(), |name| name.to_string_lossy().into_owned())
 }
 
 /// As `portalis up` writes it (services/portalis/src/up/nats_config.rs).
@@ -120,13 +108,7 @@ fn render(home: &Path) -> String {
 /// The port in `{"nats":["nats://127.0.0.1:36855"]}`, `None` while the file is not whole.
 fn noted_port(text: &str) -> Option<u16> {
     let note: serde_json::Value = serde_json::from_str(text).ok()?;
-    note.get("nats")?
-        .get(0)?
-        .as_str()?
-        .rsplit(':')
-        .next()?
-        .parse()
-        .ok()
+    note.get("nats")?.get(0)?.as_str()?.rsplit(':').next()?.parse().ok()
 }
 
 #[cfg(test)]
@@ -135,10 +117,7 @@ mod tests {
 
     #[test]
     fn the_port_is_read_from_the_whole_note_only() {
-        assert_eq!(
-            noted_port(r#"{"nats":["nats://127.0.0.1:36855"]}"#),
-            Some(36855)
-        );
+        assert_eq!(noted_port(r#"{"nats":["nats://127.0.0.1:36855"]}"#), Some(36855));
         assert_eq!(noted_port(r#"{"nats":["nats://127.0"#), None);
         assert_eq!(noted_port(r#"{"cluster":[]}"#), None);
     }

@@ -71,14 +71,9 @@ impl Probe {
     /// When a watched process has ended.
     pub fn now(&self) -> anyhow::Result<Moment> {
         let cpu = |process: &Watched| {
-            procfs::process_cpu_ns(process.pid)
-                .with_context(|| format!("{} has ended", process.name))
+            procfs::process_cpu_ns(process.pid).with_context(|| format!("{} has ended", process.name))
         };
-        let own_ns = self
-            .watched
-            .iter()
-            .map(cpu)
-            .collect::<anyhow::Result<_>>()?;
+        let own_ns = self.watched.iter().map(cpu).collect::<anyhow::Result<_>>()?;
         Ok(Moment {
             at: Instant::now(),
             own_ns,

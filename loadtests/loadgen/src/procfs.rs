@@ -19,10 +19,7 @@ pub fn process_cpu_ns(pid: u32) -> io::Result<u64> {
     if failed != 0 {
         return Err(io::Error::from_raw_os_error(failed));
     }
-    let mut time = libc::timespec {
-        tv_sec: 0,
-        tv_nsec: 0,
-    };
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     // SAFETY: writes one timespec through a pointer to a live variable.
     if unsafe { libc::clock_gettime(clock, &raw mut time) } != 0 {
         return Err(io::Error::last_os_error());
@@ -79,10 +76,7 @@ fn busy_ticks(stat: &str, cpus: &[usize]) -> u64 {
         }
         let ticks: Vec<u64> = words.map(|word| word.parse().unwrap_or(0)).collect();
         // user nice system idle iowait irq softirq steal; guest time is part of user time already.
-        sum += [0, 1, 2, 5, 6, 7]
-            .iter()
-            .filter_map(|at| ticks.get(*at))
-            .sum::<u64>();
+        sum += [0, 1, 2, 5, 6, 7].iter().filter_map(|at| ticks.get(*at)).sum::<u64>();
     }
     sum
 }
@@ -144,8 +138,7 @@ pub struct ProcessId {
 pub fn all_processes() -> BTreeMap<u32, (u32, ProcessId)> {
     let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
     let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
-    pids.filter_map(|pid| Some((pid, parent_and_start(pid)?)))
-        .collect()
+    pids.filter_map(|pid| Some((pid, parent_and_start(pid)?))).collect()
 }
 
 /// Whether this very process still runs; one that has ended and was not waited for does not.
@@ -206,13 +199,7 @@ mod tests {
         }
         assert!(spun < u64::MAX && resident_bytes(own).unwrap() > 100_000);
         let tree = tree_of(own);
-        assert!(
-            tree.iter()
-                .any(|process| process.pid == own && is_running(*process))
-        );
-        assert!(!is_running(ProcessId {
-            pid: own,
-            started: 0
-        }));
+        assert!(tree.iter().any(|process| process.pid == own && is_running(*process)));
+        assert!(!is_running(ProcessId { pid: own, started: 0 }));
     }
 }

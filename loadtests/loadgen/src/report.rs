@@ -130,17 +130,9 @@ pub fn markdown(report: &Report) -> String {
     head(&mut out, report);
     target_table(&mut out, report);
     speed_table(&mut out, report);
-    let mesh: Vec<&Row> = report
-        .rows
-        .iter()
-        .filter(|row| row.kind.is_mesh())
-        .collect();
+    let mesh: Vec<&Row> = report.rows.iter().filter(|row| row.kind.is_mesh()).collect();
     cpu_table(&mut out, "The mesh", &mesh, &MESH);
-    let bare: Vec<&Row> = report
-        .rows
-        .iter()
-        .filter(|row| !row.kind.is_mesh())
-        .collect();
+    let bare: Vec<&Row> = report.rows.iter().filter(|row| !row.kind.is_mesh()).collect();
     cpu_table(&mut out, "The baselines", &bare, &BASELINES);
     rest(&mut out, report);
     out
@@ -185,18 +177,8 @@ fn head(out: &mut String, report: &Report) {
         out,
         "Inputs are all different except for cached hits; keys are checked and cost events booked."
     );
-    let worst = report
-        .rows
-        .iter()
-        .map(|row| row.foreign_cores_max)
-        .fold(0.0, f64::max);
-    let usual = crate::window::median(
-        &report
-            .rows
-            .iter()
-            .map(|row| row.foreign_cores)
-            .collect::<Vec<f64>>(),
-    );
+    let worst = report.rows.iter().map(|row| row.foreign_cores_max).fold(0.0, f64::max);
+    let usual = crate::window::median(&report.rows.iter().map(|row| row.foreign_cores).collect::<Vec<f64>>());
     line!(
         out,
         "Others used {usual:.2} CPU cores meanwhile (median of the rows; {worst:.2} in the worst window)."
@@ -271,10 +253,7 @@ fn cpu_table(out: &mut String, title: &str, rows: &[&Row], names: &[&str]) {
     );
     line!(out, "|---|---|{}", "---|".repeat(names.len() + 2));
     for row in rows {
-        let cells: Vec<String> = names
-            .iter()
-            .map(|name| format!("{:.1}", row.cpu_of(name)))
-            .collect();
+        let cells: Vec<String> = names.iter().map(|name| format!("{:.1}", row.cpu_of(name))).collect();
         let sum: f64 = names.iter().map(|name| row.cpu_of(name)).sum();
         line!(
             out,
@@ -296,11 +275,7 @@ fn rest(out: &mut String, report: &Report) {
         .iter()
         .map(|(name, cores)| format!("{name} {:.2} %", cores * 100.0))
         .collect();
-    line!(
-        out,
-        "- CPU of a core while nothing is asked: {}.",
-        idle.join(", ")
-    );
+    line!(out, "- CPU of a core while nothing is asked: {}.", idle.join(", "));
     line!(
         out,
         "- Resident memory of the gateway: {:.1} MB idle, {:.1} MB after all load.",
@@ -392,10 +367,7 @@ pub(crate) mod tests {
 
     #[test]
     fn tables_are_whole_and_a_busy_machine_is_said_so() {
-        let mut report = report(vec![
-            row(Kind::Mesh, 64, 9_000.0, 10.0),
-            row(Kind::Core, 1, 9.0, 1.0),
-        ]);
+        let mut report = report(vec![row(Kind::Mesh, 64, 9_000.0, 10.0), row(Kind::Core, 1, 9.0, 1.0)]);
         report.rows[0].failures.insert(429, 3);
         let text = markdown(&report);
         assert!(!text.contains("Warning") && text.contains("429: 3"));
@@ -403,16 +375,10 @@ pub(crate) mod tests {
         let mut cells = None;
         for line in text.lines() {
             let count = line.matches('|').count();
-            assert!(
-                count == 0 || cells.is_none() || cells == Some(count),
-                "{line}"
-            );
+            assert!(count == 0 || cells.is_none() || cells == Some(count), "{line}");
             cells = (count > 0).then_some(count);
         }
-        report
-            .rows
-            .iter_mut()
-            .for_each(|row| row.foreign_cores = 0.5);
+        report.rows.iter_mut().for_each(|row| row.foreign_cores = 0.5);
         assert!(markdown(&report).contains("Warning"));
     }
 }

@@ -53,8 +53,7 @@ impl Scenario {
     /// # Errors
     /// When it cannot be read or makes no sense.
     pub fn read(path: &Path) -> anyhow::Result<Self> {
-        let text = std::fs::read_to_string(path)
-            .with_context(|| format!("cannot read {}", path.display()))?;
+        let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
         Self::parse(&text).with_context(|| format!("{} is no scenario", path.display()))
     }
 
@@ -69,10 +68,7 @@ impl Scenario {
             scenario.repetitions > 0 && scenario.window_ms > 0,
             "repetitions and window_ms are 1 or more"
         );
-        ensure!(
-            (1..=4_096).contains(&scenario.identical),
-            "identical is 1 to 4096"
-        );
+        ensure!((1..=4_096).contains(&scenario.identical), "identical is 1 to 4096");
         ensure!(scenario.cores > 0, "cores is 1 or more");
         Ok(scenario)
     }

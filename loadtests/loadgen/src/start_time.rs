@@ -55,13 +55,9 @@ pub async fn run(args: StartTimeArgs) -> anyhow::Result<()> {
     ensure!(args.runs > 0, "--runs is 1 or more");
     let mut outcomes = Vec::new();
     for number in 1..=args.runs {
-        let outcome = once(&program, &args)
-            .await
-            .with_context(|| format!("run {number}"))?;
+        let outcome = once(&program, &args).await.with_context(|| format!("run {number}"))?;
         let (ready_s, stop_s) = (outcome.ready_s, outcome.stop_s);
-        eprintln!(
-            "run {number}: ready after {ready_s:.2} s, ended {stop_s:.2} s after the interrupt"
-        );
+        eprintln!("run {number}: ready after {ready_s:.2} s, ended {stop_s:.2} s after the interrupt");
         outcomes.push(outcome);
     }
     let over = |value: fn(&Outcome) -> f64| outcomes.iter().map(value).collect::<Vec<f64>>();
@@ -81,10 +77,7 @@ pub async fn run(args: StartTimeArgs) -> anyhow::Result<()> {
         println!("{report}");
     } else {
         let verdict = |met: bool| if met { "met" } else { "**missed**" };
-        println!(
-            "| what | target | measured, {} runs | |\n|---|---|---|---|",
-            args.runs
-        );
+        println!("| what | target | measured, {} runs | |\n|---|---|---|---|", args.runs);
         println!(
             "| start of `portalis up` to ready | ≤ {WANTED_S:.0} s | {ready_median:.2} s median, {slowest:.2} s slowest \
              (it says {told:.2} s) | {} |",
@@ -106,13 +99,10 @@ async fn once(program: &Path, args: &StartTimeArgs) -> anyhow::Result<Outcome> {
     let ready_file = folder.path().join("ready.json");
     let port = free_port()?;
     let mut command = Command::new(program);
-    command.arg("--data-dir").arg(&args.data_dir).args([
-        "up",
-        "--ephemeral",
-        "--ops-port",
-        "0",
-        "--port",
-    ]);
+    command
+        .arg("--data-dir")
+        .arg(&args.data_dir)
+        .args(["up", "--ephemeral", "--ops-port", "0", "--port"]);
     command
         .arg(port.to_string())
         .arg("--ready-file")
@@ -170,21 +160,15 @@ async fn once(program: &Path, args: &StartTimeArgs) -> anyhow::Result<Outcome> {
 }
 
 fn left_processes(processes: &[ProcessId]) -> Vec<String> {
-    let running = processes
-        .iter()
-        .filter(|process| procfs::is_running(**process));
-    running
-        .map(|process| format!("process {}", process.pid))
-        .collect()
+    let running = processes.iter().filter(|process| procfs::is_running(**process));
+    running.map(|process| format!("process {}", process.pid)).collect()
 }
 
 /// The local address in a URL; credentials are skipped.
 fn port_of(url: &str) -> Option<SocketAddr> {
     let (_, rest) = url.split_once("://")?;
     let authority = rest.split('/').next()?;
-    let host = authority
-        .rsplit_once('@')
-        .map_or(authority, |(_, host)| host);
+    let host = authority.rsplit_once('@').map_or(authority, |(_, host)| host);
     host.parse().ok()
 }
 

@@ -31,12 +31,7 @@ pub struct Target {
     pub met: bool,
 }
 
-fn target(
-    what: impl Into<String>,
-    wanted: impl Into<String>,
-    measured: impl Into<String>,
-    met: bool,
-) -> Target {
+fn target(what: impl Into<String>, wanted: impl Into<String>, measured: impl Into<String>, met: bool) -> Target {
     Target {
         what: what.into(),
         wanted: wanted.into(),
@@ -71,10 +66,7 @@ pub fn targets(report: &Report) -> Vec<Target> {
     ));
     let identical = &report.identical;
     if let Some(most) = identical.executions.iter().max() {
-        let what = format!(
-            "{} identical requests at once, executions",
-            identical.at_once
-        );
+        let what = format!("{} identical requests at once, executions", identical.at_once);
         let measured = format!("{most} at most in {} rounds", identical.executions.len());
         targets.push(target(
             what,
@@ -102,10 +94,7 @@ fn cpu(row: &Row) -> Target {
 }
 
 fn latency(report: &Report) -> Option<Target> {
-    let (bare, queue) = (
-        report.row(Kind::Bare, 1)?.p50_us,
-        report.row(Kind::Queue, 1)?.p50_us,
-    );
+    let (bare, queue) = (report.row(Kind::Bare, 1)?.p50_us, report.row(Kind::Queue, 1)?.p50_us);
     let mesh = report.row(Kind::Mesh, 1)?.p50_us;
     let ratio = mesh / (bare + queue);
     let what = "p50 at 1 connection over (bare axum p50 + JetStream loop p50)";
@@ -124,10 +113,7 @@ fn throughput(report: &Report) -> Option<Target> {
         .iter()
         .filter(|row| row.kind == Kind::MeshLimited || row.kind == Kind::Mesh);
     let best = rows.max_by(|one, other| one.per_second.total_cmp(&other.per_second))?;
-    let what = format!(
-        "requests/s on {} cores, load generator included",
-        report.cores
-    );
+    let what = format!("requests/s on {} cores, load generator included", report.cores);
     let measured = format!(
         "{:.0} ({}, {} connections)",
         best.per_second,
@@ -149,10 +135,7 @@ fn cached(report: &Report, hit: &Row) -> Option<Target> {
         "cached hit over bare axum, requests/s at {} connections",
         hit.connections
     );
-    let measured = format!(
-        "{ratio:.2} ({:.0} over {:.0})",
-        hit.per_second, bare.per_second
-    );
+    let measured = format!("{ratio:.2} ({:.0} over {:.0})", hit.per_second, bare.per_second);
     Some(target(
         what,
         format!("≥ {HIT_RATIO_MIN}"),
@@ -175,12 +158,7 @@ mod tests {
             row(Kind::Mesh, 64, 9_000.0, 4_000.0),
             row(Kind::Hit, 1, 7_100.0, 60.0),
         ]);
-        let met = |report: &Report| {
-            targets(report)
-                .iter()
-                .map(|target| target.met)
-                .collect::<Vec<bool>>()
-        };
+        let met = |report: &Report| targets(report).iter().map(|target| target.met).collect::<Vec<bool>>();
         // CPU (10 µs in the sample rows), latency (290 over 200), throughput, hit, memory, executions.
         assert_eq!(met(&report), [true; 6]);
         report.rows[2].p50_us = 301.0;

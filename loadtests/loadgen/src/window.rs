@@ -40,8 +40,7 @@ impl Recorder {
     /// # Errors
     /// Never; the bounds are constants that fit.
     pub fn new() -> anyhow::Result<Self> {
-        let latencies_ns =
-            Histogram::new_with_bounds(1, LONGEST_NS, DIGITS).context("histogram bounds")?;
+        let latencies_ns = Histogram::new_with_bounds(1, LONGEST_NS, DIGITS).context("histogram bounds")?;
         Ok(Self {
             state: Mutex::new(State {
                 open: false,

@@ -9,8 +9,7 @@ use crate::subjects::{Kind, Row, TABLE};
 use crate::wire::Format;
 
 /// Subjects that carry more types than the one the table names, told apart by their last token.
-const FURTHER_MESSAGES: &[(&str, &[&str])] =
-    &[("portalis.v1.auth.keys.<verb>", &["ListKeys", "NameKey"])];
+const FURTHER_MESSAGES: &[(&str, &[&str])] = &[("portalis.v1.auth.keys.<verb>", &["ListKeys", "NameKey"])];
 
 /// What the placeholders in subjects stand for.
 const PARAMETERS: &[(&str, &str)] = &[
@@ -27,15 +26,9 @@ const PARAMETERS: &[(&str, &str)] = &[
         "`b` for coalesced answers, `p<n>` for acknowledgements of the broker.",
     ),
     ("worker", "Instance name of the worker."),
-    (
-        "partition",
-        "CRC-32 (IEEE) of the key id modulo 64, decimal.",
-    ),
+    ("partition", "CRC-32 (IEEE) of the key id modulo 64, decimal."),
     ("verb", "`create`, `list`, `disable`, `enable` or `delete`."),
-    (
-        "shard",
-        "First byte of the key's digest modulo 16, decimal.",
-    ),
+    ("shard", "First byte of the key's digest modulo 16, decimal."),
     ("service", "Name of the service."),
     ("instance", "Instance name, unique per start."),
 ];
@@ -50,22 +43,13 @@ const HEADERS: &[(&str, &str)] = &[
         headers::IDENTITY,
         "Signed identity of the caller, from `Resolved`; needed on work.",
     ),
-    (
-        headers::REPLY,
-        "Subject on which the worker answers; needed on work.",
-    ),
-    (
-        headers::DEADLINE,
-        "Unix milliseconds after which nobody waits.",
-    ),
+    (headers::REPLY, "Subject on which the worker answers; needed on work."),
+    (headers::DEADLINE, "Unix milliseconds after which nobody waits."),
     (
         headers::MESSAGE_ID,
         "`<request id>:<attempt>` on work, event id on cost: the broker drops duplicates.",
     ),
-    (
-        headers::TTL,
-        "Time after which queued work goes, e.g. `30s`.",
-    ),
+    (headers::TTL, "Time after which queued work goes, e.g. `30s`."),
     (headers::TRACEPARENT, "W3C trace context."),
     (headers::REQUEST_ID, "The client's request id, for logs."),
 ];
@@ -82,10 +66,7 @@ pub(super) fn document(messages: &[Entry]) -> Result<Value, DocumentError> {
             operations.insert(operation_id(publisher, "sends", row), send(publisher, row));
         }
         for listener in row.listeners {
-            operations.insert(
-                operation_id(listener, "receives", row),
-                receive(listener, row),
-            );
+            operations.insert(operation_id(listener, "receives", row), receive(listener, row));
         }
     }
     Ok(json!({
@@ -112,8 +93,7 @@ pub(super) fn document(messages: &[Entry]) -> Result<Value, DocumentError> {
 }
 
 fn schemas(messages: &[Entry]) -> Map<String, Value> {
-    let settings =
-        SchemaSettings::draft2020_12().with(|s| s.definitions_path = "/components/schemas".into());
+    let settings = SchemaSettings::draft2020_12().with(|s| s.definitions_path = "/components/schemas".into());
     let mut generator = settings.into_generator();
     for entry in messages {
         entry.register(&mut generator);
@@ -142,21 +122,14 @@ fn message(entry: &Entry) -> Value {
 fn headers_schema() -> Value {
     let properties: Map<String, Value> = HEADERS
         .iter()
-        .map(|(name, about)| {
-            (
-                (*name).to_owned(),
-                json!({"type": "string", "description": about}),
-            )
-        })
+        .map(|(name, about)| ((*name).to_owned(), json!({"type": "string", "description": about})))
         .collect();
     json!({"type": "object", "properties": properties})
 }
 
 /// Types of a subject's messages.
 pub(super) fn message_names(row: &Row) -> Vec<&'static str> {
-    let further = FURTHER_MESSAGES
-        .iter()
-        .find(|(subject, _)| *subject == row.subject);
+    let further = FURTHER_MESSAGES.iter().find(|(subject, _)| *subject == row.subject);
     let further = further.map_or(&[][..], |(_, names)| names);
     [&[row.message], further].concat()
 }
@@ -232,8 +205,7 @@ fn operation(action: &str, service: &str, row: &Row) -> Value {
         });
         if row.kind == Kind::Stream {
             // A queued message has no inbox of the broker's: the subject travels in a header.
-            operation["reply"]["address"] =
-                json!({"location": format!("$message.header#/{}", headers::REPLY)});
+            operation["reply"]["address"] = json!({"location": format!("$message.header#/{}", headers::REPLY)});
         }
     }
     operation

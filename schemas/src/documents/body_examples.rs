@@ -2,9 +2,9 @@
 
 use super::registry::{Entry, read, written};
 use crate::http::{
-    EmbeddingObject, EmbeddingsInput, EmbeddingsRequest, EmbeddingsResponse, EmbeddingsUsage,
-    EncodedVector, EncodingFormat, ErrorBody, ErrorObject, HealthBody, LicenseInfo, MetadataBody,
-    ModelInfo, ModelList, ModelObject, UsageBody, VersionBody,
+    EmbeddingObject, EmbeddingsInput, EmbeddingsRequest, EmbeddingsResponse, EmbeddingsUsage, EncodedVector,
+    EncodingFormat, ErrorBody, ErrorObject, HealthBody, LicenseInfo, MetadataBody, ModelInfo, ModelList, ModelObject,
+    UsageBody, VersionBody,
 };
 use crate::wire::WireError;
 use crate::work::{EmbedInput, InputType};

@@ -10,8 +10,8 @@ use crate::error::{ErrorCode, Failure};
 use crate::identity::{AUDIENCE, Claims, ISSUER, Jwk};
 use crate::ids::RequestId;
 use crate::policy::{
-    CreateKey, Grant, Held, Hold, KeyInfo, KeyState, KeysReply, ListKeys, NameKey, RequestLimit,
-    Resolve, Resolved, Revoked, Scope,
+    CreateKey, Grant, Held, Hold, KeyInfo, KeyState, KeysReply, ListKeys, NameKey, RequestLimit, Resolve, Resolved,
+    Revoked, Scope,
 };
 use crate::reply::{Accepted, Done, EmbedPart, Frame, ReplyBatch, ReplyFrame, Usage};
 use crate::vector::Vector;
@@ -80,21 +80,14 @@ fn work() -> Vec<Result<Entry, WireError>> {
             },
         }),
     );
-    let failure = Failure::new(
-        ErrorCode::InputTooLong,
-        "input 1 has 300 tokens, the limit is 256",
-    )
-    .param("input[1]");
+    let failure = Failure::new(ErrorCode::InputTooLong, "input 1 has 300 tokens, the limit is 256").param("input[1]");
     let batch = ReplyBatch {
         frames: vec![accepted.clone(), done.clone()],
     };
     vec![
         read(vec![
             ("", embed(texts, Truncate::None, None)),
-            (
-                "tokens",
-                embed(tokens, Truncate::End, Some(InputType::Query)),
-            ),
+            ("tokens", embed(tokens, Truncate::End, Some(InputType::Query))),
         ]),
         read(vec![
             ("", accepted),
@@ -109,20 +102,21 @@ fn work() -> Vec<Result<Entry, WireError>> {
                 request_ids: vec![request_id()],
             },
         )]),
-        read(vec![(
-            "",
-            DeadLetter {
-                subject: format!("portalis.v1.work.{MODEL}.interactive.{TENANT}"),
-                stream: format!("WORK_{MODEL}"),
-                stream_sequence: 7,
-                deliveries: 3,
-                reason: "delivered 3 times without an answer".to_owned(),
-                died_at_ms: NOW_MS,
-                headers: vec![("Portalis-Request-Id".to_owned(), request_id().to_string())],
-                payload: ByteBuf::from(vec![0xc1]),
-            },
-        )]),
+        read(vec![("", dead_letter())]),
     ]
+}
+
+fn dead_letter() -> DeadLetter {
+    DeadLetter {
+        subject: format!("portalis.v1.work.{MODEL}.interactive.{TENANT}"),
+        stream: format!("WORK_{MODEL}"),
+        stream_sequence: 7,
+        deliveries: 3,
+        reason: "delivered 3 times without an answer".to_owned(),
+        died_at_ms: NOW_MS,
+        headers: vec![("Portalis-Request-Id".to_owned(), request_id().to_string())],
+        payload: ByteBuf::from(vec![0xc1]),
+    }
 }
 
 fn grant() -> Grant {
@@ -147,19 +141,7 @@ fn limit() -> RequestLimit {
 }
 
 fn keys() -> Vec<Result<Entry, WireError>> {
-    let info = KeyInfo {
-        kid: KID.to_owned(),
-        tenant: TENANT.to_owned(),
-        name: "laptop".to_owned(),
-        state: KeyState::Active,
-        models: vec!["*".to_owned()],
-        scopes: vec![Scope::Inference],
-        request_limit: Some(limit()),
-        priority_ceiling: Lane::Interactive,
-        created_at_ms: NOW_MS,
-        expires_at_ms: None,
-        policy_version: 1,
-    };
+    let info = key_info();
     let denied = || Failure::new(ErrorCode::InvalidKey, "the API key is not valid");
     let created = KeysReply::Created {
         key: "(shown once)".to_owned(),
@@ -174,8 +156,7 @@ fn keys() -> Vec<Result<Entry, WireError>> {
             "",
             Resolve {
                 kid: KID.to_owned(),
-                key_sha256: "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"
-                    .to_owned(),
+                key_sha256: "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08".to_owned(),
             },
         )]),
         read(vec![
@@ -199,12 +180,7 @@ fn keys() -> Vec<Result<Entry, WireError>> {
                 after: None,
             },
         )]),
-        read(vec![(
-            "",
-            NameKey {
-                kid: KID.to_owned(),
-            },
-        )]),
+        read(vec![("", NameKey { kid: KID.to_owned() })]),
         read(vec![
             ("", created),
             ("listed", listed),
@@ -223,6 +199,22 @@ fn keys() -> Vec<Result<Entry, WireError>> {
         read(vec![("", claims())]),
         read(vec![("", jwk())]),
     ]
+}
+
+fn key_info() -> KeyInfo {
+    KeyInfo {
+        kid: KID.to_owned(),
+        tenant: TENANT.to_owned(),
+        name: "laptop".to_owned(),
+        state: KeyState::Active,
+        models: vec!["*".to_owned()],
+        scopes: vec![Scope::Inference],
+        request_limit: Some(limit()),
+        priority_ceiling: Lane::Interactive,
+        created_at_ms: NOW_MS,
+        expires_at_ms: None,
+        policy_version: 1,
+    }
 }
 
 fn hold() -> Hold {

@@ -23,8 +23,7 @@ pub use registry::{Entry, Example, bodies, messages};
 pub const OPENAPI_JSON: &str = include_str!("../../generated/openapi.json");
 
 /// The command that mends stale documents.
-pub const WRITE_COMMAND: &str =
-    "cargo run -q -p schemas --bin portalis-schemas -- --write schemas/generated";
+pub const WRITE_COMMAND: &str = "cargo run -q -p schemas --bin portalis-schemas -- --write schemas/generated";
 
 /// One generated file.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -84,10 +83,7 @@ pub fn all() -> Result<Vec<Document>, DocumentError> {
         documents.push(json(&path, entry.json_schema())?);
     }
     documents.sort_by(|a, b| a.path.cmp(&b.path));
-    match documents
-        .windows(2)
-        .find(|pair| pair[0].path == pair[1].path)
-    {
+    match documents.windows(2).find(|pair| pair[0].path == pair[1].path) {
         Some(pair) => Err(DocumentError::SameName {
             name: pair[0].path.clone(),
         }),
@@ -157,8 +153,7 @@ pub fn write(folder: &Path) -> Result<Vec<Difference>, DocumentError> {
                 fs::remove_file(&path).map_err(at(&path))?;
             }
             Difference::Stale(path) | Difference::Missing(path) => {
-                let Some(document) = documents.iter().find(|document| &document.path == path)
-                else {
+                let Some(document) = documents.iter().find(|document| &document.path == path) else {
                     continue;
                 };
                 let path = folder.join(path);

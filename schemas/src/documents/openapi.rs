@@ -20,11 +20,7 @@ pub const RESPONSES: &[(u16, &[ErrorCode])] = &[
     ),
     (
         401,
-        &[
-            ErrorCode::MissingKey,
-            ErrorCode::InvalidKey,
-            ErrorCode::Unauthorized,
-        ],
+        &[ErrorCode::MissingKey, ErrorCode::InvalidKey, ErrorCode::Unauthorized],
     ),
     (403, &[ErrorCode::Forbidden]),
     (404, &[ErrorCode::ModelNotFound, ErrorCode::NotFound]),
@@ -37,11 +33,7 @@ pub const RESPONSES: &[(u16, &[ErrorCode])] = &[
     (500, &[ErrorCode::Poisoned, ErrorCode::Internal]),
     (
         503,
-        &[
-            ErrorCode::QueueFull,
-            ErrorCode::NoWorker,
-            ErrorCode::Unavailable,
-        ],
+        &[ErrorCode::QueueFull, ErrorCode::NoWorker, ErrorCode::Unavailable],
     ),
     (504, &[ErrorCode::DeadlineExceeded]),
 ];
@@ -115,9 +107,7 @@ pub(super) fn document(bodies: &[Entry]) -> Result<Value, DocumentError> {
 
 /// Schemas of what is read and of what is written: they differ in which fields are needed.
 fn schemas(bodies: &[Entry]) -> Result<Map<String, Value>, DocumentError> {
-    let settings = || {
-        SchemaSettings::draft2020_12().with(|s| s.definitions_path = "/components/schemas".into())
-    };
+    let settings = || SchemaSettings::draft2020_12().with(|s| s.definitions_path = "/components/schemas".into());
     let mut reading = settings().into_generator();
     let mut writing = settings().for_serialize().into_generator();
     for entry in bodies {
@@ -177,12 +167,7 @@ fn plain(id: &str, summary: &str, media_type: &str) -> Value {
 fn embeddings(bodies: &[Entry]) -> Value {
     let about = "One vector per input. Answers are cached per tenant; identical requests in flight are computed once.";
     let mut operation = with_key(
-        operation(
-            bodies,
-            "createEmbeddings",
-            "Embed texts.",
-            "EmbeddingsResponse",
-        ),
+        operation(bodies, "createEmbeddings", "Embed texts.", "EmbeddingsResponse"),
         EMBEDDINGS,
     );
     operation["description"] = json!(about);
@@ -209,8 +194,7 @@ fn usage(operation: Value) -> Value {
     let mut operation = with_key(operation, &[400, 401, 403, 429, 500, 503, 504]);
     if let Some(parameters) = operation["parameters"].as_array_mut() {
         let query = ["start_time", "end_time"];
-        parameters
-            .extend(query.map(|name| json!({"$ref": format!("#/components/parameters/{name}")})));
+        parameters.extend(query.map(|name| json!({"$ref": format!("#/components/parameters/{name}")})));
     }
     operation
 }
@@ -257,16 +241,9 @@ fn content(bodies: &[Entry], name: &str) -> Value {
     let examples: Map<String, Value> = examples
         .flat_map(|entry| &entry.examples)
         .map(|example| {
-            let name = if example.name.is_empty() {
-                "plain"
-            } else {
-                example.name
-            };
+            let name = if example.name.is_empty() { "plain" } else { example.name };
             // A client leaves out what it does not set; `null` reads the same.
-            (
-                name.to_owned(),
-                json!({"value": without_nulls(&example.json)}),
-            )
+            (name.to_owned(), json!({"value": without_nulls(&example.json)}))
         })
         .collect();
     json!({"schema": {"$ref": format!("#/components/schemas/{name}")}, "examples": examples})
@@ -353,12 +330,7 @@ fn error_response(status: u16, codes: &[ErrorCode]) -> Value {
         .collect();
     let examples: Map<String, Value> = codes
         .iter()
-        .map(|code| {
-            (
-                code.as_str().to_owned(),
-                json!({"value": error_example(*code)}),
-            )
-        })
+        .map(|code| (code.as_str().to_owned(), json!({"value": error_example(*code)})))
         .collect();
     let headers: &[&str] = match status {
         429 => &[

@@ -4,13 +4,11 @@ use serde_bytes::ByteBuf;
 
 use super::message_examples::{KID, MODEL, NOW_MS, TENANT, request_id};
 use super::registry::{Entry, read};
-use crate::cache::{
-    CacheFound, CacheGet, CacheHeld, CacheIndex, CacheKey, CachePurge, CachePut, CachedEmbeddings,
-};
+use crate::cache::{CacheFound, CacheGet, CacheHeld, CacheIndex, CacheKey, CachePurge, CachePut, CachedEmbeddings};
 use crate::cost::{CostBatch, CostEvent, CostKind, DeviceTerms, UsageGet, UsageReport};
 use crate::fleet::{
-    Beat, Control, ControlReply, InstanceState, ModelCard, Operation, PoolInfo, ScaleDecision,
-    ScaleInputs, ScaleReason, WorkerBeat,
+    Beat, Control, ControlReply, InstanceState, ModelCard, Operation, PoolInfo, ScaleDecision, ScaleInputs,
+    ScaleReason, WorkerBeat,
 };
 use crate::money::NanoUsd;
 use crate::vector::Vector;
@@ -33,13 +31,7 @@ pub(super) fn cache() -> Vec<Result<Entry, WireError>> {
                     ttl_ms: 60_000,
                 },
             ),
-            (
-                "miss",
-                CacheFound {
-                    body: None,
-                    ttl_ms: 0,
-                },
-            ),
+            ("miss", CacheFound { body: None, ttl_ms: 0 }),
         ]),
         read(vec![(
             "",
@@ -111,12 +103,7 @@ pub(super) fn cost() -> Vec<Result<Entry, WireError>> {
         end_s: None,
     };
     vec![
-        read(vec![(
-            "",
-            CostBatch {
-                events: vec![event],
-            },
-        )]),
+        read(vec![("", CostBatch { events: vec![event] })]),
         read(vec![("", get)]),
         read(vec![("", report)]),
     ]
@@ -155,10 +142,7 @@ pub(super) fn fleet() -> Vec<Result<Entry, WireError>> {
         read(vec![
             ("", ControlReply::Accepted),
             ("pools", ControlReply::Pools(vec![pool])),
-            (
-                "refused",
-                ControlReply::Refused("at most 4 workers".to_owned()),
-            ),
+            ("refused", ControlReply::Refused("at most 4 workers".to_owned())),
         ]),
         read(vec![("", scale_decision())]),
         read(vec![("", model_card())]),

@@ -6,7 +6,8 @@ use super::asyncapi::message_names;
 use crate::error::{ERRORS, ErrorCode};
 use crate::subjects::{Kind, TABLE};
 
-const GENERATED: &str = "<!-- Made by portalis-schemas from the types in schemas/src. Do not edit: change the types. -->\n";
+const GENERATED: &str =
+    "<!-- Made by portalis-schemas from the types in schemas/src. Do not edit: change the types. -->\n";
 
 pub(super) fn errors() -> String {
     let mut page = format!(

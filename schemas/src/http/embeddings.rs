@@ -80,9 +80,7 @@ impl<'de> serde::de::Visitor<'de> for InputVisitor {
     type Value = EmbeddingsInput;
 
     fn expecting(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        formatter.write_str(
-            "a string, a list of strings, a list of token ids, or a list of lists of token ids",
-        )
+        formatter.write_str("a string, a list of strings, a list of token ids, or a list of lists of token ids")
     }
 
     fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<EmbeddingsInput, E> {
@@ -93,10 +91,7 @@ impl<'de> serde::de::Visitor<'de> for InputVisitor {
         Ok(EmbeddingsInput::One(EmbedInput::Text(text)))
     }
 
-    fn visit_seq<A: serde::de::SeqAccess<'de>>(
-        self,
-        mut sequence: A,
-    ) -> Result<EmbeddingsInput, A::Error> {
+    fn visit_seq<A: serde::de::SeqAccess<'de>>(self, mut sequence: A) -> Result<EmbeddingsInput, A::Error> {
         use serde::de::Error as _;
         let refuse = |index: usize| {
             A::Error::custom(format!(
@@ -111,9 +106,9 @@ impl<'de> serde::de::Visitor<'de> for InputVisitor {
                 Ok(None) => break,
                 Ok(Some(Element::Id(id))) if inputs.is_empty() => ids.push(id),
                 Ok(Some(Element::Input(input))) if ids.is_empty() => {
-                    let same = inputs.first().is_none_or(|first| {
-                        std::mem::discriminant(first) == std::mem::discriminant(&input)
-                    });
+                    let same = inputs
+                        .first()
+                        .is_none_or(|first| std::mem::discriminant(first) == std::mem::discriminant(&input));
                     if !same {
                         return Err(refuse(index));
                     }
@@ -260,10 +255,7 @@ mod tests {
         );
         assert_eq!(
             input("[[1],[2,3]]").unwrap(),
-            EmbeddingsInput::Many(vec![
-                EmbedInput::Tokens(vec![1]),
-                EmbedInput::Tokens(vec![2, 3])
-            ])
+            EmbeddingsInput::Many(vec![EmbedInput::Tokens(vec![1]), EmbedInput::Tokens(vec![2, 3])])
         );
         assert_eq!(input("[]").unwrap(), EmbeddingsInput::Many(vec![]));
     }

@@ -119,10 +119,7 @@ fn unknown_values_leave_the_rest_of_a_message_readable() {
 #[test]
 fn requests_of_clients_name_unknown_fields() {
     let entries = bodies().unwrap();
-    let entry = entries
-        .iter()
-        .find(|e| e.name == "EmbeddingsRequest")
-        .unwrap();
+    let entry = entries.iter().find(|e| e.name == "EmbeddingsRequest").unwrap();
     let mut request = entry.examples[0].json.clone();
     request["temperature"] = json!(1);
     let text = serde_json::to_vec(&request).unwrap();
@@ -178,13 +175,7 @@ fn lengths_that_lie_and_deep_nesting_are_refused() {
     let mut deep_field = vec![0x81, 0xa1, b'x'];
     deep_field.extend(vec![0x91; 100_000]);
     for entry in messages().unwrap() {
-        for bytes in [
-            &deep_array[..],
-            &huge_array,
-            &huge_map,
-            &huge_bytes,
-            &deep_field,
-        ] {
+        for bytes in [&deep_array[..], &huge_array, &huge_map, &huge_bytes, &deep_field] {
             let read = entry.recode(Format::MessagePack, bytes, Format::MessagePack);
             assert!(read.is_err(), "{}", entry.name);
         }

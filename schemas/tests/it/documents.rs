@@ -3,9 +3,7 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
-use schemas::documents::{
-    Difference, Document, OPENAPI_JSON, RESPONSES, all, bodies, check, messages, write,
-};
+use schemas::documents::{Difference, Document, OPENAPI_JSON, RESPONSES, all, bodies, check, messages, write};
 use schemas::error::ERRORS;
 use schemas::subjects::{Kind, TABLE};
 use schemas::wire::Format;
@@ -92,10 +90,7 @@ fn asyncapi_has_every_subject_and_every_party() {
     let asyncapi = document("asyncapi.json");
     let channels = asyncapi["channels"].as_object().unwrap();
     let operations = asyncapi["operations"].as_object().unwrap();
-    let parties: usize = TABLE
-        .iter()
-        .map(|row| row.publishers.len() + row.listeners.len())
-        .sum();
+    let parties: usize = TABLE.iter().map(|row| row.publishers.len() + row.listeners.len()).sum();
     let replies = TABLE.iter().filter(|row| row.reply.is_some()).count();
     assert_eq!(operations.len(), parties);
     assert_eq!(channels.len(), TABLE.len() + replies);
@@ -106,10 +101,7 @@ fn asyncapi_has_every_subject_and_every_party() {
         for placeholder in row.subject.split('<').skip(1) {
             let name = placeholder.split('>').next().unwrap();
             let about = channel["parameters"][name]["description"].as_str();
-            assert!(
-                about.is_some_and(|text| !text.is_empty()),
-                "{address}: {name}"
-            );
+            assert!(about.is_some_and(|text| !text.is_empty()), "{address}: {name}");
         }
     }
     for (name, operation) in operations {
@@ -119,9 +111,7 @@ fn asyncapi_has_every_subject_and_every_party() {
             assert!(reference.starts_with(&format!("{own}/messages/")), "{name}");
         }
     }
-    let queued = TABLE
-        .iter()
-        .filter(|r| r.kind == Kind::Stream && r.reply.is_some());
+    let queued = TABLE.iter().filter(|r| r.kind == Kind::Stream && r.reply.is_some());
     assert_eq!(queued.count(), 1, "only work answers through a header");
     let location = &operations["publisher_sends_work"]["reply"]["address"]["location"];
     assert_eq!(location, "$message.header#/Portalis-Reply");
@@ -155,10 +145,7 @@ fn openapi_is_whole() {
     let mut ids = BTreeSet::new();
     for (path, method) in expected {
         let operation = &paths[path][method];
-        assert!(
-            ids.insert(operation["operationId"].as_str().unwrap()),
-            "{path}"
-        );
+        assert!(ids.insert(operation["operationId"].as_str().unwrap()), "{path}");
         for (status, response) in operation["responses"].as_object().unwrap() {
             let described = response["description"].is_string() || response["$ref"].is_string();
             assert!(described, "{path} {status}");
@@ -166,16 +153,10 @@ fn openapi_is_whole() {
         for placeholder in path.split('{').skip(1) {
             let name = placeholder.split('}').next().unwrap();
             let parameters = operation["parameters"].as_array().unwrap();
-            assert!(
-                parameters
-                    .iter()
-                    .any(|p| p["in"] == "path" && p["name"] == name)
-            );
+            assert!(parameters.iter().any(|p| p["in"] == "path" && p["name"] == name));
         }
     }
-    let schemes = openapi["components"]["securitySchemes"]
-        .as_object()
-        .unwrap();
+    let schemes = openapi["components"]["securitySchemes"].as_object().unwrap();
     for requirement in openapi["security"].as_array().unwrap() {
         for name in requirement.as_object().unwrap().keys() {
             assert!(schemes.contains_key(name), "{name}");
@@ -193,11 +174,7 @@ fn every_error_has_one_status_and_its_page_a_meaning() {
         let times = listed.iter().filter(|code| ***code == row.code).count();
         assert_eq!(times, 1, "{:?}", row.code);
         let start = format!("| `{}` | ", row.code.as_str());
-        let line = page
-            .text
-            .lines()
-            .find(|line| line.starts_with(&start))
-            .unwrap();
+        let line = page.text.lines().find(|line| line.starts_with(&start)).unwrap();
         assert_ne!(line.split('|').nth(2).unwrap().trim(), "", "{line}");
     }
     assert!(!page.text.contains("`unknown`"));

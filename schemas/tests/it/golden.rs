@@ -30,16 +30,12 @@ fn bytes_on_the_wire_never_change() {
             if update && !path.exists() {
                 fs::write(&path, &example.message_pack).unwrap();
             }
-            let golden = fs::read(&path)
-                .unwrap_or_else(|error| panic!("{name}: {error}; UPDATE_GOLDEN=1 writes new ones"));
+            let golden =
+                fs::read(&path).unwrap_or_else(|error| panic!("{name}: {error}; UPDATE_GOLDEN=1 writes new ones"));
             assert_eq!(golden, example.message_pack, "{name} changed on the wire");
             let json = serde_json::to_vec(&example.json).unwrap();
             let from_json = entry.recode(Format::Json, &json, Format::MessagePack);
-            assert_eq!(
-                from_json.unwrap(),
-                golden,
-                "{name}: JSON says something else"
-            );
+            assert_eq!(from_json.unwrap(), golden, "{name}: JSON says something else");
             expected.insert(name);
         }
     }

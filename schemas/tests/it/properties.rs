@@ -49,26 +49,20 @@ fn work() -> impl Strategy<Value = Work> {
         vec(any::<u32>(), 0..8).prop_map(EmbedInput::Tokens),
     ];
     let truncate = prop::sample::select(vec![Truncate::None, Truncate::Start, Truncate::End]);
-    let input_type = option::of(prop::sample::select(vec![
-        InputType::Query,
-        InputType::Passage,
-    ]));
-    let task =
-        (vec(input, 0..6), truncate, input_type).prop_map(|(inputs, truncate, input_type)| {
-            Task::Embed(EmbedTask {
-                inputs,
-                truncate,
-                input_type,
-            })
-        });
-    (request_id(), text(), any::<u64>(), task).prop_map(
-        |(request_id, model, submitted_at_ms, task)| Work {
-            request_id,
-            model,
-            submitted_at_ms,
-            task,
-        },
-    )
+    let input_type = option::of(prop::sample::select(vec![InputType::Query, InputType::Passage]));
+    let task = (vec(input, 0..6), truncate, input_type).prop_map(|(inputs, truncate, input_type)| {
+        Task::Embed(EmbedTask {
+            inputs,
+            truncate,
+            input_type,
+        })
+    });
+    (request_id(), text(), any::<u64>(), task).prop_map(|(request_id, model, submitted_at_ms, task)| Work {
+        request_id,
+        model,
+        submitted_at_ms,
+        task,
+    })
 }
 
 fn failure() -> impl Strategy<Value = Failure> {
@@ -95,20 +89,13 @@ fn part() -> impl Strategy<Value = EmbedPart> {
 }
 
 fn frame() -> impl Strategy<Value = Frame> {
-    let usage = (any::<u64>(), any::<u64>(), any::<u64>()).prop_map(
-        |(input_tokens, queue_us, compute_ns)| Usage {
-            input_tokens,
-            queue_us,
-            compute_ns,
-        },
-    );
+    let usage = (any::<u64>(), any::<u64>(), any::<u64>()).prop_map(|(input_tokens, queue_us, compute_ns)| Usage {
+        input_tokens,
+        queue_us,
+        compute_ns,
+    });
     prop_oneof![
-        (text(), text()).prop_map(|(worker, ack_subject)| {
-            Frame::Accepted(Accepted {
-                worker,
-                ack_subject,
-            })
-        }),
+        (text(), text()).prop_map(|(worker, ack_subject)| { Frame::Accepted(Accepted { worker, ack_subject }) }),
         part().prop_map(Frame::Part),
         (part(), usage).prop_map(|(embed, usage)| Frame::Done(Done { embed, usage })),
         failure().prop_map(Frame::Failed),
@@ -116,14 +103,15 @@ fn frame() -> impl Strategy<Value = Frame> {
 }
 
 fn reply_batch() -> impl Strategy<Value = ReplyBatch> {
-    let frame = (request_id(), any::<u32>(), any::<u32>(), frame()).prop_map(
-        |(request_id, attempt, sequence, frame)| ReplyFrame {
-            request_id,
-            attempt,
-            sequence,
-            frame,
-        },
-    );
+    let frame =
+        (request_id(), any::<u32>(), any::<u32>(), frame()).prop_map(|(request_id, attempt, sequence, frame)| {
+            ReplyFrame {
+                request_id,
+                attempt,
+                sequence,
+                frame,
+            }
+        });
     vec(frame, 0..6).prop_map(|frames| ReplyBatch { frames })
 }
 
@@ -136,13 +124,7 @@ fn cost_event() -> impl Strategy<Value = CostEvent> {
     ];
     let terms = vec![DeviceTerms::OnDemand, DeviceTerms::Spot];
     let names = (text(), text(), text(), text(), text(), text());
-    let counts = (
-        any::<u64>(),
-        any::<u64>(),
-        any::<u64>(),
-        any::<u64>(),
-        any::<u64>(),
-    );
+    let counts = (any::<u64>(), any::<u64>(), any::<u64>(), any::<u64>(), any::<u64>());
     let kind = (prop::sample::select(kinds), prop::sample::select(terms));
     (names, counts, kind, any::<u32>(), any::<u64>()).prop_map(
         |(names, counts, (kind, terms), attempt, occurred_at_ms)| CostEvent {
@@ -169,72 +151,52 @@ fn cost_event() -> impl Strategy<Value = CostEvent> {
 
 fn grant() -> impl Strategy<Value = Grant> {
     let scopes = vec![Scope::Inference, Scope::UsageRead, Scope::Admin];
-    let limit = (any::<u32>(), any::<u32>())
-        .prop_map(|(per_minute, burst)| RequestLimit { per_minute, burst });
+    let limit = (any::<u32>(), any::<u32>()).prop_map(|(per_minute, burst)| RequestLimit { per_minute, burst });
     let names = (text(), text(), text(), vec(text(), 0..4));
     let versions = (any::<u64>(), any::<u64>());
     let scopes = vec(prop::sample::select(scopes), 0..3);
     (names, scopes, lane(), option::of(limit), versions).prop_map(
-        |((kid, tenant, identity, models), scopes, priority_ceiling, request_limit, versions)| {
-            Grant {
-                kid,
-                tenant,
-                models,
-                scopes,
-                priority_ceiling,
-                request_limit,
-                policy_version: versions.0,
-                identity,
-                identity_expires_at_ms: versions.1,
-            }
+        |((kid, tenant, identity, models), scopes, priority_ceiling, request_limit, versions)| Grant {
+            kid,
+            tenant,
+            models,
+            scopes,
+            priority_ceiling,
+            request_limit,
+            policy_version: versions.0,
+            identity,
+            identity_expires_at_ms: versions.1,
         },
     )
 }
 
 fn beat() -> impl Strategy<Value = Beat> {
-    let states = vec![
-        InstanceState::Starting,
-        InstanceState::Ready,
-        InstanceState::Draining,
-    ];
-    let counts = (
-        any::<u64>(),
-        any::<u64>(),
-        any::<u64>(),
-        any::<u64>(),
-        any::<u64>(),
-    );
+    let states = vec![InstanceState::Starting, InstanceState::Ready, InstanceState::Draining];
+    let counts = (any::<u64>(), any::<u64>(), any::<u64>(), any::<u64>(), any::<u64>());
     let small = (any::<u32>(), any::<u32>(), any::<u32>());
-    let worker =
-        (text(), text(), counts, small).prop_map(|(model, device, counts, small)| WorkerBeat {
-            model,
-            slots: small.0,
-            in_hand: small.1,
-            waiting_tokens: counts.0,
-            finished_total: counts.1,
-            tokens_total: counts.2,
-            busy_ns_total: counts.3,
-            batch_us: counts.4,
-            device,
-            pid: small.2,
-        });
+    let worker = (text(), text(), counts, small).prop_map(|(model, device, counts, small)| WorkerBeat {
+        model,
+        slots: small.0,
+        in_hand: small.1,
+        waiting_tokens: counts.0,
+        finished_total: counts.1,
+        tokens_total: counts.2,
+        busy_ns_total: counts.3,
+        batch_us: counts.4,
+        device,
+        pid: small.2,
+    });
     let names = (text(), text(), text());
-    (
-        names,
-        any::<u64>(),
-        prop::sample::select(states),
-        option::of(worker),
+    (names, any::<u64>(), prop::sample::select(states), option::of(worker)).prop_map(
+        |((service, instance, version), started_at_ms, state, worker)| Beat {
+            service,
+            instance,
+            version,
+            started_at_ms,
+            state,
+            worker,
+        },
     )
-        .prop_map(
-            |((service, instance, version), started_at_ms, state, worker)| Beat {
-                service,
-                instance,
-                version,
-                started_at_ms,
-                state,
-                worker,
-            },
-        )
 }
 
 fn dead_letter() -> impl Strategy<Value = DeadLetter> {

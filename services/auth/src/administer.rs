@@ -27,10 +27,7 @@ pub(crate) struct Administered {
 
 impl From<KeysReply> for Administered {
     fn from(reply: KeysReply) -> Self {
-        Self {
-            reply,
-            revoked: None,
-        }
+        Self { reply, revoked: None }
     }
 }
 
@@ -44,10 +41,7 @@ impl Authority {
         let key = match NewKey::generate() {
             Ok(key) => key,
             Err(error) => {
-                tracing::error!(
-                    error = &error as &dyn std::error::Error,
-                    "key not generated"
-                );
+                tracing::error!(error = &error as &dyn std::error::Error, "key not generated");
                 return KeysReply::Failed(not_changed());
             }
         };
@@ -124,8 +118,7 @@ fn no_such_key() -> KeysReply {
 }
 
 fn not_changed() -> Failure {
-    Failure::new(ErrorCode::Unavailable, "Keys cannot be changed now.")
-        .retry_after_ms(RETRY_AFTER_MS)
+    Failure::new(ErrorCode::Unavailable, "Keys cannot be changed now.").retry_after_ms(RETRY_AFTER_MS)
 }
 
 fn info(asked: CreateKey, key: &NewKey, now_ms: u64) -> KeyInfo {
@@ -158,28 +151,19 @@ fn info(asked: CreateKey, key: &NewKey, now_ms: u64) -> KeyInfo {
 }
 
 fn check(asked: &CreateKey, now_ms: u64) -> Result<(), Failure> {
-    let refuse = |param: &str, message: String| {
-        Err(Failure::new(ErrorCode::InvalidField, message).param(param))
-    };
+    let refuse = |param: &str, message: String| Err(Failure::new(ErrorCode::InvalidField, message).param(param));
     if !is_token(&asked.tenant) {
         let message = "A tenant is 1 to 64 characters of a-z, 0-9, _ and -.";
         return refuse("tenant", message.to_owned());
     }
     let name_chars = asked.name.chars().count();
     if name_chars == 0 || name_chars > MAX_NAME_CHARS || asked.name.chars().any(char::is_control) {
-        return refuse(
-            "name",
-            format!("A name is 1 to {MAX_NAME_CHARS} printable characters."),
-        );
+        return refuse("name", format!("A name is 1 to {MAX_NAME_CHARS} printable characters."));
     }
     let bytes: usize = asked.models.iter().map(String::len).sum();
-    if asked.models.len() > MAX_MODELS
-        || bytes > MAX_MODELS_BYTES
-        || asked.models.iter().any(String::is_empty)
-    {
-        let message = format!(
-            "A key has at most {MAX_MODELS} model globs, none empty, of {MAX_MODELS_BYTES} bytes together."
-        );
+    if asked.models.len() > MAX_MODELS || bytes > MAX_MODELS_BYTES || asked.models.iter().any(String::is_empty) {
+        let message =
+            format!("A key has at most {MAX_MODELS} model globs, none empty, of {MAX_MODELS_BYTES} bytes together.");
         return refuse("models", message);
     }
     if asked.scopes.contains(&Scope::Unknown) {
@@ -196,15 +180,11 @@ fn check(asked: &CreateKey, now_ms: u64) -> Result<(), Failure> {
         }
     }
     match asked.expires_at_ms {
-        Some(at_ms) if at_ms <= now_ms => refuse(
-            "expires_at_ms",
-            "The end of a key lies in the future.".to_owned(),
-        ),
+        Some(at_ms) if at_ms <= now_ms => refuse("expires_at_ms", "The end of a key lies in the future.".to_owned()),
         // The database's integers have 63 bits.
-        Some(at_ms) if i64::try_from(at_ms).is_err() => refuse(
-            "expires_at_ms",
-            "The end of a key is too far away.".to_owned(),
-        ),
+        Some(at_ms) if i64::try_from(at_ms).is_err() => {
+            refuse("expires_at_ms", "The end of a key is too far away.".to_owned())
+        }
         _ => Ok(()),
     }
 }

@@ -38,10 +38,7 @@ impl Desk {
         let began_us = self.authority.clock.monotonic_us();
         let (reply, outcome) = match read(&message) {
             Ok(asked) => self.authority.resolve(&asked).await,
-            Err(error) => (
-                Resolved::Denied(unreadable(&message, &error)),
-                Outcome::Malformed,
-            ),
+            Err(error) => (Resolved::Denied(unreadable(&message, &error)), Outcome::Malformed),
         };
         self.done(Kind::Resolve, outcome, began_us);
         write(&message, &reply)
@@ -71,10 +68,7 @@ impl Desk {
                 let outcome = outcome(&reply);
                 (reply, outcome)
             }
-            Err(error) => (
-                KeysReply::Failed(unreadable(&message, &error)),
-                Outcome::Malformed,
-            ),
+            Err(error) => (KeysReply::Failed(unreadable(&message, &error)), Outcome::Malformed),
         };
         self.done(Kind::Keys, outcome, began_us);
         write(&message, &reply)
@@ -120,9 +114,7 @@ impl Desk {
             Err(error) => {
                 tracing::warn!(kid = revoked.kid, error, "change of a key not told");
                 let message = "The key is changed, but gateways may not know yet: ask again.";
-                KeysReply::Failed(
-                    Failure::new(ErrorCode::Unavailable, message).retry_after_ms(RETRY_AFTER_MS),
-                )
+                KeysReply::Failed(Failure::new(ErrorCode::Unavailable, message).retry_after_ms(RETRY_AFTER_MS))
             }
         }
     }
@@ -137,9 +129,7 @@ fn outcome(reply: &KeysReply) -> Outcome {
     match reply {
         KeysReply::Failed(failure) if failure.code == ErrorCode::InvalidField => Outcome::Denied,
         KeysReply::Failed(_) => Outcome::Failed,
-        KeysReply::Created { .. } | KeysReply::Listed { .. } | KeysReply::Changed(_) => {
-            Outcome::Granted
-        }
+        KeysReply::Created { .. } | KeysReply::Listed { .. } | KeysReply::Changed(_) => Outcome::Granted,
     }
 }
 
@@ -150,10 +140,7 @@ fn format(message: &Message) -> Result<Format, WireError> {
 /// What every log line about a request carries: the trace it belongs to.
 pub(crate) fn span(message: &Message) -> Span {
     let parent = message.headers.get(headers::TRACEPARENT);
-    tracing::info_span!(
-        "request",
-        trace_id = TraceContext::continue_from(parent).trace_id_hex()
-    )
+    tracing::info_span!("request", trace_id = TraceContext::continue_from(parent).trace_id_hex())
 }
 
 /// Reads a body in the format that its sender named.
@@ -173,10 +160,7 @@ pub(crate) fn write<T: Serialize>(message: &Message, reply: &T) -> Answer {
             Some((headers, body.into()))
         }
         Err(error) => {
-            tracing::error!(
-                error = &error as &dyn std::error::Error,
-                "answer not encoded"
-            );
+            tracing::error!(error = &error as &dyn std::error::Error, "answer not encoded");
             None
         }
     }

@@ -72,21 +72,14 @@ impl Authority {
                 (Resolved::Granted(grant), Outcome::Granted)
             }
             Err(error) => {
-                tracing::error!(
-                    error = &error as &dyn std::error::Error,
-                    "identity not signed"
-                );
+                tracing::error!(error = &error as &dyn std::error::Error, "identity not signed");
                 (Resolved::Denied(unavailable()), Outcome::Failed)
             }
         }
     }
 
     /// The key's row if the secret is right and the key works now.
-    async fn verify(
-        &self,
-        asked: &Resolve,
-        now_ms: u64,
-    ) -> Result<Result<Arc<KeyRow>, Denial>, StoreError> {
+    async fn verify(&self, asked: &Resolve, now_ms: u64) -> Result<Result<Arc<KeyRow>, Denial>, StoreError> {
         let Some(digest) = unhex(&asked.key_sha256).filter(|_| is_kid(&asked.kid)) else {
             return Ok(Err(Denial::Malformed));
         };
@@ -117,19 +110,10 @@ impl Authority {
         match row {
             Ok(Some(row)) if working(&row, self.clock.now_unix_ms()).is_ok() => {
                 let limit = row.info.request_limit;
-                let held = self
-                    .permits
-                    .take(&asked.kid, limit, asked.least, asked.most);
+                let held = self.permits.take(&asked.kid, limit, asked.least, asked.most);
                 self.metrics.permits.inc_by(u64::from(held.granted));
                 let granted = held.granted > 0;
-                (
-                    held,
-                    if granted {
-                        Outcome::Granted
-                    } else {
-                        Outcome::Denied
-                    },
-                )
+                (held, if granted { Outcome::Granted } else { Outcome::Denied })
             }
             Ok(_) => (nothing_held(), Outcome::Denied),
             Err(error) => {
@@ -164,8 +148,7 @@ pub(crate) fn invalid_key() -> Failure {
 
 /// What the asker is told when we cannot know.
 pub(crate) fn unavailable() -> Failure {
-    Failure::new(ErrorCode::Unavailable, "Keys cannot be checked now.")
-        .retry_after_ms(RETRY_AFTER_MS)
+    Failure::new(ErrorCode::Unavailable, "Keys cannot be checked now.").retry_after_ms(RETRY_AFTER_MS)
 }
 
 fn working(row: &KeyRow, now_ms: u64) -> Result<(), Denial> {

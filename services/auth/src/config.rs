@@ -82,12 +82,7 @@ impl Config {
         let concurrency = self.serve.concurrency as u64;
         let page_keys = self.store.page_keys as u64;
         for (key, value, least, most) in [
-            (
-                "identity.lifetime_s",
-                self.identity.lifetime_s,
-                2,
-                MAX_LIFETIME_S,
-            ),
+            ("identity.lifetime_s", self.identity.lifetime_s, 2, MAX_LIFETIME_S),
             ("identity.rotation_s", self.identity.rotation_s, 1, YEAR_S),
             (
                 "identity.cached_identities",
@@ -134,11 +129,9 @@ mod tests {
     use crate::Auth;
 
     fn config(overrides: &[(&str, &str)]) -> Config {
-        let layers = overrides
-            .iter()
-            .fold(process::Layers::new(), |layers, (key, value)| {
-                layers.assign(&format!("{key}={value}")).unwrap()
-            });
+        let layers = overrides.iter().fold(process::Layers::new(), |layers, (key, value)| {
+            layers.assign(&format!("{key}={value}")).unwrap()
+        });
         layers.load::<Auth>().unwrap().service
     }
 

@@ -50,12 +50,7 @@ impl Directory {
     }
 
     /// Gives a key a state; every later [`Directory::find`] sees it.
-    pub(crate) async fn set_state(
-        &self,
-        kid: &str,
-        state: KeyState,
-        now_ms: u64,
-    ) -> Result<Change, StoreError> {
+    pub(crate) async fn set_state(&self, kid: &str, state: KeyState, now_ms: u64) -> Result<Change, StoreError> {
         let change = self.store.set_state(kid, state, now_ms).await;
         // Also after a failure: whether it was committed is not known then.
         let mut changes = self.lock();
@@ -106,9 +101,7 @@ mod tests {
     #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
     async fn an_acknowledged_change_is_seen_at_once() {
         let folder = tempfile::tempdir().unwrap();
-        let store = Store::open(Some(&folder.path().join("keys")))
-            .await
-            .unwrap();
+        let store = Store::open(Some(&folder.path().join("keys"))).await.unwrap();
         store.insert(&row("a")).await.unwrap();
         let directory = Arc::new(Directory::new(store, 10));
         let done = Arc::new(AtomicBool::new(false));
@@ -134,10 +127,7 @@ mod tests {
             };
             acknowledged.store(changed.info.policy_version, Ordering::Release);
             for _ in 0..3 {
-                assert_eq!(
-                    directory.find("a").await.unwrap().unwrap().info.state,
-                    state
-                );
+                assert_eq!(directory.find("a").await.unwrap().unwrap().info.state, state);
             }
         }
         done.store(true, Ordering::Release);

@@ -62,11 +62,7 @@ impl fmt::Debug for SigningKey {
 
 impl SigningKey {
     /// A new key, to be used for `rotation_s` seconds with tokens of `lifetime_s`.
-    pub(crate) fn generate(
-        now_s: u64,
-        rotation_s: u64,
-        lifetime_s: u64,
-    ) -> Result<Self, IdentityError> {
+    pub(crate) fn generate(now_s: u64, rotation_s: u64, lifetime_s: u64) -> Result<Self, IdentityError> {
         let mut der = [0; PKCS8_ED25519.len() + SECRET_BYTES];
         let (head, seed) = der.split_at_mut(PKCS8_ED25519.len());
         head.copy_from_slice(&PKCS8_ED25519);
@@ -74,8 +70,7 @@ impl SigningKey {
         let mut kid = [0; 8];
         getrandom::fill(&mut kid).map_err(IdentityError::Randomness)?;
         let private = EncodingKey::from_ed_der(&der);
-        let public =
-            JwtJwk::from_encoding_key(&private, Algorithm::EdDSA).map_err(IdentityError::Key)?;
+        let public = JwtJwk::from_encoding_key(&private, Algorithm::EdDSA).map_err(IdentityError::Key)?;
         let AlgorithmParameters::OctetKeyPair(pair) = public.algorithm else {
             let kind = jsonwebtoken::errors::ErrorKind::InvalidEddsaKey;
             return Err(IdentityError::Key(kind.into()));
@@ -154,18 +149,11 @@ impl Identities {
 
     /// The key in force.
     pub(crate) fn key(&self) -> Option<Arc<SigningKey>> {
-        self.key
-            .read()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
+        self.key.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// The identity of a key that was found good, and whether it had to be signed.
-    pub(crate) fn of(
-        &self,
-        info: &KeyInfo,
-        now_ms: u64,
-    ) -> Result<(Arc<Identity>, bool), IdentityError> {
+    pub(crate) fn of(&self, info: &KeyInfo, now_ms: u64) -> Result<(Arc<Identity>, bool), IdentityError> {
         if let Some(recent) = self.recent.get(&info.kid)
             && recent.is_fresh(info, now_ms)
         {
@@ -188,9 +176,7 @@ impl Identities {
 
     fn claims(&self, info: &KeyInfo, now_s: u64) -> Claims {
         // An identity does not outlive its key, but for the rest of the key's last second.
-        let key_ends_s = info
-            .expires_at_ms
-            .map_or(u64::MAX, |at_ms| at_ms.div_ceil(1_000));
+        let key_ends_s = info.expires_at_ms.map_or(u64::MAX, |at_ms| at_ms.div_ceil(1_000));
         Claims {
             iss: ISSUER.to_owned(),
             aud: AUDIENCE.to_owned(),
@@ -246,10 +232,7 @@ mod tests {
         assert!(signed);
         let public = identities.key().unwrap().public.clone();
         let header = jsonwebtoken::decode_header(&identity.token).unwrap();
-        assert_eq!(
-            (header.kid, header.alg),
-            (Some(public.kid), Algorithm::EdDSA)
-        );
+        assert_eq!((header.kid, header.alg), (Some(public.kid), Algorithm::EdDSA));
         let mut validation = Validation::new(Algorithm::EdDSA);
         validation.set_audience(&[AUDIENCE]);
         validation.validate_exp = false;
@@ -259,10 +242,7 @@ mod tests {
             .claims;
         assert_eq!((claims.sub.as_str(), claims.tnt.as_str()), ("k", "t"));
         assert_eq!((claims.ver, claims.pri), (7, Lane::Batch));
-        assert_eq!(
-            (claims.iat, claims.exp),
-            (NOW_MS / 1_000, NOW_MS / 1_000 + 60)
-        );
+        assert_eq!((claims.iat, claims.exp), (NOW_MS / 1_000, NOW_MS / 1_000 + 60));
         assert_eq!(identity.expires_at_ms, claims.exp * 1_000);
     }
 

@@ -160,10 +160,7 @@ mod tests {
         for _ in 0..1_000 {
             let key = NewKey::generate().unwrap();
             assert_eq!(check_key(&key.text), Ok(key.kid.as_str()));
-            assert!(
-                !format!("{key:?}").contains(&key.text),
-                "the text is a secret"
-            );
+            assert!(!format!("{key:?}").contains(&key.text), "the text is a secret");
             assert!(seen.insert(key.kid) && seen.insert(key.text));
         }
     }

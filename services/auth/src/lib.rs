@@ -102,9 +102,7 @@ async fn serve(config: Config, context: Context) -> anyhow::Result<()> {
     let answered = CancellationToken::new();
     let beating = bus::beat::run(bus.clone(), context.clone(), || None, answered.clone());
     let background = [
-        context
-            .tasks
-            .spawn("upkeep", upkeep.run(bus.clone(), context.clone())),
+        context.tasks.spawn("upkeep", upkeep.run(bus.clone(), context.clone())),
         context.tasks.spawn("connection", watching),
         context.tasks.spawn("beat", beating),
     ];
@@ -133,11 +131,7 @@ async fn open_store(config: &Config) -> anyhow::Result<(Store, Peppers)> {
 }
 
 /// Answers every subject of auth until the stop; when this returns, the broker knows all subscriptions.
-async fn answer_all(
-    desk: &Desk,
-    config: &Config,
-    context: &Context,
-) -> anyhow::Result<[JoinHandle<()>; 4]> {
+async fn answer_all(desk: &Desk, config: &Config, context: &Context) -> anyhow::Result<[JoinHandle<()>; 4]> {
     let concurrency = config.serve.concurrency;
     let subscribe = async |subject: &str, queue| {
         let subscribed = desk.bus.subscribe(subject, queue).await;
@@ -206,10 +200,7 @@ where
             handler(message).instrument(span)
         };
         bus.serve(subscription, options, stop, traced).await;
-        anyhow::ensure!(
-            shutdown.is_stopping(),
-            "the subscription ended before the service"
-        );
+        anyhow::ensure!(shutdown.is_stopping(), "the subscription ended before the service");
         Ok(())
     }
 }

@@ -1,8 +1,6 @@
 //! Every metric of auth. Input: a registry. Output: counters with labels from closed sets.
 
-use process::metrics::{
-    MetricError, SECONDS_BUCKETS, histogram_vec, int_counter, int_counter_vec, int_gauge,
-};
+use process::metrics::{MetricError, SECONDS_BUCKETS, histogram_vec, int_counter, int_counter_vec, int_gauge};
 use prometheus::{HistogramVec, IntCounter, IntCounterVec, IntGauge, Registry};
 
 /// What was asked, as a label.
@@ -131,19 +129,10 @@ impl Metrics {
                 "Denied keys by the reason that clients are not told.",
                 &["reason"],
             )?,
-            permits: counter(
-                "portalis_auth_permits_total",
-                "Request permits given to gateways.",
-            )?,
+            permits: counter("portalis_auth_permits_total", "Request permits given to gateways.")?,
             identities: counter("portalis_auth_identities_total", "Identities signed.")?,
-            revocations: counter(
-                "portalis_auth_revocations_total",
-                "Changes of keys told to everyone.",
-            )?,
-            store_errors: counter(
-                "portalis_auth_store_errors_total",
-                "Failures of the key store.",
-            )?,
+            revocations: counter("portalis_auth_revocations_total", "Changes of keys told to everyone.")?,
+            store_errors: counter("portalis_auth_store_errors_total", "Failures of the key store.")?,
             limited_keys: int_gauge(
                 registry,
                 "portalis_auth_limited_keys",
@@ -159,9 +148,7 @@ impl Metrics {
 
     /// Counts a request and its time.
     pub(crate) fn done(&self, kind: Kind, outcome: Outcome, elapsed_us: u64) {
-        self.requests
-            .with_label_values(&[kind.label(), outcome.label()])
-            .inc();
+        self.requests.with_label_values(&[kind.label(), outcome.label()]).inc();
         self.seconds
             .with_label_values(&[kind.label()])
             .observe(elapsed_us as f64 / 1e6);

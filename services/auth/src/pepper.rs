@@ -40,9 +40,7 @@ pub(crate) enum PepperError {
     #[error("pepper file {} is empty; restore it from a backup", path.display())]
     Empty { path: PathBuf },
     /// Keys were hashed with a pepper that is not there.
-    #[error(
-        "the store has keys of pepper version {version}, which {place} does not hold; restore it from a backup"
-    )]
+    #[error("the store has keys of pepper version {version}, which {place} does not hold; restore it from a backup")]
     Missing { version: u32, place: String },
     /// The system has no randomness to give.
     #[error("cannot draw a pepper from the system's randomness")]
@@ -80,19 +78,14 @@ impl Peppers {
         let text = match fs::read_to_string(path) {
             Ok(text) => text,
             // A new pepper for old keys would only lock everybody out without a word.
-            Err(error) if error.kind() == io::ErrorKind::NotFound && used.is_empty() => {
-                create(path)?
-            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound && used.is_empty() => create(path)?,
             Err(source) => {
                 let path = path.to_owned();
                 return Err(PepperError::Read { path, source });
             }
         };
         let peppers = Self::parse(path, &text)?;
-        match used
-            .iter()
-            .find(|version| !peppers.versions.contains_key(version))
-        {
+        match used.iter().find(|version| !peppers.versions.contains_key(version)) {
             Some(&version) => Err(PepperError::Missing {
                 version,
                 place: peppers.place,
@@ -116,9 +109,7 @@ impl Peppers {
             }
         }
         let Some((&newest, _)) = versions.last_key_value() else {
-            return Err(PepperError::Empty {
-                path: path.to_owned(),
-            });
+            return Err(PepperError::Empty { path: path.to_owned() });
         };
         let place = format!("pepper file {}", path.display());
         Ok(Self {
@@ -153,17 +144,11 @@ fn random() -> Result<[u8; SECRET_BYTES], PepperError> {
 fn create(path: &Path) -> Result<String, PepperError> {
     let text = format!("1 {}\n", hex(&random()?));
     let write = || -> io::Result<()> {
-        let mut file = OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .mode(0o600)
-            .open(path)?;
+        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
         file.write_all(text.as_bytes())?;
         file.sync_all()?;
         // The name is durable only with its folder.
-        let folder = path
-            .parent()
-            .filter(|folder| !folder.as_os_str().is_empty());
+        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
         File::open(folder.unwrap_or(Path::new(".")))?.sync_all()
     };
     write().map_err(|source| PepperError::Write {
@@ -201,10 +186,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("auth.pepper");
         let first = Peppers::open(&path, &[]).unwrap();
-        assert_eq!(
-            fs::metadata(&path).unwrap().permissions().mode() & 0o777,
-            0o600
-        );
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
         let again = Peppers::open(&path, &[1]).unwrap();
         let digest = [7; SECRET_BYTES];
         assert_eq!(first.mac(1, &digest), again.mac(1, &digest));
@@ -231,10 +213,7 @@ mod tests {
     fn a_lost_or_broken_pepper_is_said_at_start() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("auth.pepper");
-        assert!(matches!(
-            Peppers::open(&path, &[1]),
-            Err(PepperError::Read { .. })
-        ));
+        assert!(matches!(Peppers::open(&path, &[1]), Err(PepperError::Read { .. })));
         assert!(!path.exists(), "no new pepper for old keys");
         let line = format!("1 {}", hex(&[1; SECRET_BYTES]));
         for (text, good) in [

@@ -57,13 +57,7 @@ impl Permits {
     }
 
     /// As many permits as there are, from `least` to `most`, else none.
-    pub(crate) fn take(
-        &self,
-        kid: &str,
-        limit: Option<RequestLimit>,
-        least: u32,
-        most: u32,
-    ) -> Held {
+    pub(crate) fn take(&self, kid: &str, limit: Option<RequestLimit>, least: u32, most: u32) -> Held {
         let least = least.max(1);
         let most = most.max(least);
         let Some(limit) = limit else {
@@ -75,10 +69,7 @@ impl Permits {
                 retry_after_ms: 0,
             };
         };
-        let id = (
-            limit.per_minute.clamp(1, MAX_LIMIT),
-            limit.burst.clamp(1, MAX_LIMIT),
-        );
+        let id = (limit.per_minute.clamp(1, MAX_LIMIT), limit.burst.clamp(1, MAX_LIMIT));
         if least > id.1 {
             // More than a whole burst is never there; the honest answer is the longest wait there is.
             let whole_ms = ceil_ms(quota(id).burst_size_replenished_in());
@@ -91,13 +82,8 @@ impl Permits {
                     return self.take_from(limiter, kid, least, most);
                 }
             }
-            let mut limiters = self
-                .limiters
-                .write()
-                .unwrap_or_else(PoisonError::into_inner);
-            limiters
-                .entry(id)
-                .or_insert_with(|| limiter(id, self.time.clone()));
+            let mut limiters = self.limiters.write().unwrap_or_else(PoisonError::into_inner);
+            limiters.entry(id).or_insert_with(|| limiter(id, self.time.clone()));
         }
     }
 
@@ -132,9 +118,7 @@ impl Permits {
         // When `least` cells are there, so many others still miss to the full burst.
         let others = quota.burst_size().get().saturating_sub(least);
         let whole = wait.saturating_add(quota.replenish_interval().saturating_mul(others));
-        let missing = whole
-            .as_nanos()
-            .div_ceil(quota.replenish_interval().as_nanos());
+        let missing = whole.as_nanos().div_ceil(quota.replenish_interval().as_nanos());
         let missing = u32::try_from(missing).unwrap_or(u32::MAX);
         let remaining = quota.burst_size().get().saturating_sub(missing);
         // Zero would say "granted".
@@ -153,10 +137,7 @@ impl Permits {
 
     /// Forgets keys whose limit is whole again; gives the number of keys that are left.
     pub(crate) fn forget_idle(&self) -> usize {
-        let mut limiters = self
-            .limiters
-            .write()
-            .unwrap_or_else(PoisonError::into_inner);
+        let mut limiters = self.limiters.write().unwrap_or_else(PoisonError::into_inner);
         limiters.retain(|_, limiter| {
             limiter.retain_recent();
             limiter.shrink_to_fit();
@@ -170,18 +151,13 @@ fn limiter(id: (u32, u32), time: Time) -> Limiter {
     Limiter::new(quota(id), DashMapStateStore::default(), time)
 }
 
-#[expect(
-    clippy::expect_used,
-    reason = "both numbers were clamped to 1 and more"
-)]
+#[expect(clippy::expect_used, reason = "both numbers were clamped to 1 and more")]
 fn quota((per_minute, burst): (u32, u32)) -> Quota {
     // Rounded up: never faster than the limit says.
     let interval_ns = 60_000_000_000_u64.div_ceil(u64::from(per_minute));
     let quota = Quota::with_period(Duration::from_nanos(interval_ns));
     let burst = NonZeroU32::new(burst).expect("the burst is 1 or more");
-    quota
-        .expect("the interval is 60 µs or more")
-        .allow_burst(burst)
+    quota.expect("the interval is 60 µs or more").allow_burst(burst)
 }
 
 fn ceil_ms(duration: Duration) -> u64 {
@@ -210,20 +186,13 @@ mod tests {
         assert_eq!((held.granted, held.remaining, held.reset_ms), (4, 6, 4_000));
         assert_eq!((held.valid_ms, held.retry_after_ms), (1_000, 0));
         let held = permits.take("k", sixty, 1, 100);
-        assert_eq!(
-            (held.granted, held.remaining, held.reset_ms),
-            (6, 0, 10_000)
-        );
+        assert_eq!((held.granted, held.remaining, held.reset_ms), (6, 0, 10_000));
         let held = permits.take("k", sixty, 2, 100);
         assert_eq!((held.granted, held.remaining), (0, 0));
         assert_eq!((held.reset_ms, held.retry_after_ms), (10_000, 2_000));
         clock.advance(Duration::from_millis(1_500));
         let held = permits.take("k", sixty, 2, 100);
-        assert_eq!(
-            (held.granted, held.remaining),
-            (0, 1),
-            "not fewer than asked for"
-        );
+        assert_eq!((held.granted, held.remaining), (0, 1), "not fewer than asked for");
         assert_eq!((held.reset_ms, held.retry_after_ms), (8_500, 500));
         clock.advance(Duration::from_millis(held.retry_after_ms));
         assert_eq!(permits.take("k", sixty, 2, 100).granted, 2);
@@ -240,10 +209,7 @@ mod tests {
         assert_eq!((never.granted, never.retry_after_ms), (0, 5_000));
         // Limits that no key can have today still do no harm.
         assert_eq!(permits.take("k", limit(0, 0), 1, 9).granted, 1);
-        assert_eq!(
-            permits.take("k", limit(u32::MAX, u32::MAX), 1, 9).granted,
-            9
-        );
+        assert_eq!(permits.take("k", limit(u32::MAX, u32::MAX), 1, 9).granted, 9);
         assert_eq!(permits.take("k", limit(1, u32::MAX), 1, 9).granted, 9);
     }
 

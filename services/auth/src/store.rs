@@ -13,8 +13,7 @@ use schemas::policy::{KeyInfo, KeyState, RequestLimit};
 use schemas::work::Lane;
 use sqlx::Row;
 use sqlx::sqlite::{
-    SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteRow,
-    SqliteSynchronous,
+    SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteRow, SqliteSynchronous,
 };
 
 /// Statements that lead from one version of the tables to the next, never changed once released.
@@ -130,11 +129,7 @@ impl Store {
 
     async fn migrate(&self) -> Result<(), StoreError> {
         let failed = query("bring the tables up to date");
-        let mut transaction = self
-            .pool
-            .begin_with("BEGIN IMMEDIATE")
-            .await
-            .map_err(failed)?;
+        let mut transaction = self.pool.begin_with("BEGIN IMMEDIATE").await.map_err(failed)?;
         sqlx::query("CREATE TABLE IF NOT EXISTS schema_version (version INTEGER NOT NULL) STRICT")
             .execute(&mut *transaction)
             .await
@@ -209,28 +204,22 @@ impl Store {
         after: Option<&str>,
         page: usize,
     ) -> Result<(Vec<KeyInfo>, bool), StoreError> {
-        let rows = sqlx::query(
-            "SELECT * FROM keys WHERE (?1 IS NULL OR tenant = ?1) AND kid > ?2 ORDER BY kid LIMIT ?3",
-        )
-        .bind(tenant)
-        .bind(after.unwrap_or_default())
-        // One more than asked for says whether there is another page.
-        .bind(page.saturating_add(1) as i64)
-        .fetch_all(&self.pool)
-        .await
-        .map_err(query("list keys"))?;
+        let rows =
+            sqlx::query("SELECT * FROM keys WHERE (?1 IS NULL OR tenant = ?1) AND kid > ?2 ORDER BY kid LIMIT ?3")
+                .bind(tenant)
+                .bind(after.unwrap_or_default())
+                // One more than asked for says whether there is another page.
+                .bind(page.saturating_add(1) as i64)
+                .fetch_all(&self.pool)
+                .await
+                .map_err(query("list keys"))?;
         let more = rows.len() > page;
         let keys = rows.iter().take(page).map(|row| Ok(read(row)?.info));
         Ok((keys.collect::<Result<_, StoreError>>()?, more))
     }
 
     /// Gives a key a state. A deleted one also loses its mac: nothing can ever match it again.
-    pub(crate) async fn set_state(
-        &self,
-        kid: &str,
-        state: KeyState,
-        now_ms: u64,
-    ) -> Result<Change, StoreError> {
+    pub(crate) async fn set_state(&self, kid: &str, state: KeyState, now_ms: u64) -> Result<Change, StoreError> {
         let changed = sqlx::query(
             "UPDATE keys SET state = ?2, changed_at_ms = ?3, policy_version = policy_version + 1, \
              mac = CASE ?2 WHEN 'deleted' THEN x'' ELSE mac END \
@@ -288,17 +277,10 @@ impl Store {
 
 /// Makes folder and file so that only their owner can read what the database and its log will hold.
 fn make_private(path: &Path) -> io::Result<()> {
-    if let Some(folder) = path
-        .parent()
-        .filter(|folder| !folder.as_os_str().is_empty())
-    {
+    if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
         fs::create_dir_all(folder)?;
     }
-    OpenOptions::new()
-        .append(true)
-        .create(true)
-        .mode(0o600)
-        .open(path)?;
+    OpenOptions::new().append(true).create(true).mode(0o600).open(path)?;
     Ok(())
 }
 
@@ -425,9 +407,7 @@ mod tests {
             (KeyState::Disabled, 2)
         );
         assert_eq!(set(KeyState::Disabled).await, Change::Already(disabled));
-        assert!(
-            matches!(set(KeyState::Active).await, Change::Done(row) if row.info.policy_version == 3)
-        );
+        assert!(matches!(set(KeyState::Active).await, Change::Done(row) if row.info.policy_version == 3));
         let Change::Done(deleted) = set(KeyState::Deleted).await else {
             panic!("it was active");
         };
@@ -496,11 +476,7 @@ mod tests {
             Err(StoreError::Newer { found: 99, .. })
         ));
 
-        fs::write(
-            &path,
-            "this is no database, and it is long enough to be seen",
-        )
-        .unwrap();
+        fs::write(&path, "this is no database, and it is long enough to be seen").unwrap();
         assert!(Store::open(Some(&path)).await.is_err());
     }
 }

@@ -84,11 +84,7 @@ impl Upkeep {
 }
 
 /// Reports the connection as a component of health until the stop.
-pub(crate) async fn watch_connection(
-    bus: Bus,
-    component: Component,
-    context: Context,
-) -> anyhow::Result<()> {
+pub(crate) async fn watch_connection(bus: Bus, component: Component, context: Context) -> anyhow::Result<()> {
     let mut connected = bus.connected();
     loop {
         if *connected.borrow_and_update() {

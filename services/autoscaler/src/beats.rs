@@ -109,21 +109,13 @@ impl Beats {
 
     /// The workers of a model. One worker that beats is enough: the silent ones do not count, but hide nobody.
     #[must_use]
-    pub fn workers(
-        &self,
-        model: &str,
-        now_ms: u64,
-        stale_after_ms: u64,
-    ) -> SignalState<WorkersSeen> {
+    pub fn workers(&self, model: &str, now_ms: u64, stale_after_ms: u64) -> SignalState<WorkersSeen> {
         let serves = |row: &&Row| matches!(&row.beat.worker, Some(worker) if worker.model == model);
         let rows: Vec<&Row> = self.rows.values().filter(serves).collect();
         let Some(age_ms) = rows.iter().map(|row| row.age_ms(now_ms)).min() else {
             return SignalState::Missing;
         };
-        let live = rows
-            .iter()
-            .copied()
-            .filter(|row| row.age_ms(now_ms) <= stale_after_ms);
+        let live = rows.iter().copied().filter(|row| row.age_ms(now_ms) <= stale_after_ms);
         SignalState::of(sum(live), age_ms, stale_after_ms)
     }
 }
@@ -147,9 +139,10 @@ impl Row {
 
 fn push_sample(samples: &mut VecDeque<Sample>, worker: &WorkerBeat, now_ms: u64) {
     // Counters only grow; one that shrinks belongs to another process of the same name.
-    if samples.back().is_some_and(|last| {
-        last.finished > worker.finished_total || last.busy_ns > worker.busy_ns_total
-    }) {
+    if samples
+        .back()
+        .is_some_and(|last| last.finished > worker.finished_total || last.busy_ns > worker.busy_ns_total)
+    {
         samples.clear();
     }
     samples.push_back(Sample {
@@ -243,10 +236,7 @@ mod tests {
         let seen = *beats.workers("m", 19_500, STALE_MS).fresh().unwrap();
         assert_eq!((seen.ready, seen.starting), (2, 1));
         assert!((seen.busy - 0.25).abs() < 1e-9, "{seen:?}");
-        assert!(
-            (seen.capacity_per_s.unwrap() - 100.0).abs() < 1e-9,
-            "{seen:?}"
-        );
+        assert!((seen.capacity_per_s.unwrap() - 100.0).abs() < 1e-9, "{seen:?}");
     }
 
     #[test]
@@ -255,10 +245,7 @@ mod tests {
         assert_eq!(beats.workers("m", 0, STALE_MS), SignalState::Missing);
         beats.note(beat("a", InstanceState::Ready, 0, 0), 0);
         beats.note(beat("b", InstanceState::Ready, 0, 0), 2_000);
-        assert_eq!(
-            beats.workers("m", 4_000, STALE_MS).fresh().unwrap().ready,
-            1
-        );
+        assert_eq!(beats.workers("m", 4_000, STALE_MS).fresh().unwrap().ready, 1);
         assert_eq!(
             beats.workers("m", 9_000, STALE_MS),
             SignalState::Stale { age_ms: 7_000 }

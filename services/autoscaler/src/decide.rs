@@ -77,8 +77,7 @@ pub struct PoolMemory {
 
 impl PoolMemory {
     fn unchanged_for(&self, hold_ms: u64, now_ms: u64) -> bool {
-        self.changed_at_ms
-            .is_none_or(|at| now_ms.saturating_sub(at) >= hold_ms)
+        self.changed_at_ms.is_none_or(|at| now_ms.saturating_sub(at) >= hold_ms)
     }
 }
 
@@ -113,12 +112,7 @@ pub fn decide(
 }
 
 /// Rule 1. An order that was refused is not repeated before the hold is over.
-fn correct(
-    policy: &Policy,
-    view: &PoolView,
-    memory: &PoolMemory,
-    now_ms: u64,
-) -> Option<(u32, ScaleReason)> {
+fn correct(policy: &Policy, view: &PoolView, memory: &PoolMemory, now_ms: u64) -> Option<(u32, ScaleReason)> {
     let to = view.limits.clamp(view.wanted);
     if to == view.wanted || !memory.unchanged_for(policy.up_hold_ms, now_ms) {
         return None;
@@ -132,50 +126,29 @@ fn correct(
 }
 
 /// Rules 2 to 4.
-fn react(
-    policy: &Policy,
-    view: &PoolView,
-    memory: &mut PoolMemory,
-    now_ms: u64,
-) -> Option<(u32, ScaleReason)> {
+fn react(policy: &Policy, view: &PoolView, memory: &mut PoolMemory, now_ms: u64) -> Option<(u32, ScaleReason)> {
     // Nobody beats for a model that nobody was asked to serve: that is data, and how a model wakes from zero.
     let asleep = WorkersSeen::default();
-    let workers = view
-        .workers
-        .fresh()
-        .or((view.wanted == 0).then_some(&asleep));
+    let workers = view.workers.fresh().or((view.wanted == 0).then_some(&asleep));
     let (Some(queue), Some(workers)) = (view.queue.fresh(), workers) else {
         memory.idle_since_ms = None;
         return None;
     };
     if let Some(more) = increase(policy, view, queue, workers) {
         memory.idle_since_ms = None;
-        return memory
-            .unchanged_for(policy.up_hold_ms, now_ms)
-            .then_some(more);
+        return memory.unchanged_for(policy.up_hold_ms, now_ms).then_some(more);
     }
     if !is_idle(policy, view, queue, workers) {
         memory.idle_since_ms = None;
         return None;
     }
     let since = *memory.idle_since_ms.get_or_insert(now_ms);
-    let held = now_ms.saturating_sub(since) >= policy.idle_hold_ms
-        && memory.unchanged_for(policy.idle_hold_ms, now_ms);
-    held.then(|| {
-        (
-            view.limits.clamp(view.wanted.saturating_sub(1)),
-            ScaleReason::Idle,
-        )
-    })
+    let held = now_ms.saturating_sub(since) >= policy.idle_hold_ms && memory.unchanged_for(policy.idle_hold_ms, now_ms);
+    held.then(|| (view.limits.clamp(view.wanted.saturating_sub(1)), ScaleReason::Idle))
 }
 
 /// Rule 3: the workers needed, if more than are wanted.
-fn increase(
-    policy: &Policy,
-    view: &PoolView,
-    queue: &QueueDepth,
-    workers: &WorkersSeen,
-) -> Option<(u32, ScaleReason)> {
+fn increase(policy: &Policy, view: &PoolView, queue: &QueueDepth, workers: &WorkersSeen) -> Option<(u32, ScaleReason)> {
     let by_backlog = workers
         .capacity_per_s
         .map_or(0, |capacity| needed(policy, queue, capacity));

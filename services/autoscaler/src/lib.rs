@@ -87,9 +87,7 @@ struct Parts {
 impl Parts {
     /// Spawns what runs beside the loop until the stop.
     async fn follow(&self, health: Component) -> anyhow::Result<()> {
-        let Context {
-            tasks, shutdown, ..
-        } = &self.context;
+        let Context { tasks, shutdown, .. } = &self.context;
         let beats = self.bus.subscribe(subjects::BEATS, None).await?;
         let (observer, stop) = (self.observer.clone(), shutdown.clone());
         tasks.spawn("beats", async move {
@@ -114,12 +112,7 @@ impl Parts {
             }
             Ok(())
         });
-        let beating = bus::beat::run(
-            self.bus.clone(),
-            self.context.clone(),
-            || None,
-            shutdown.soft().clone(),
-        );
+        let beating = bus::beat::run(self.bus.clone(), self.context.clone(), || None, shutdown.soft().clone());
         tasks.spawn("beat", beating);
         let metrics = self.metrics.clone();
         let obeying = bus::control::run(

@@ -50,11 +50,7 @@ impl Metrics {
                 "Messages that could not be read, by kind of subject: beat, card, control.",
                 &["subject"],
             )?,
-            wanted: int_gauge(
-                registry,
-                "portalis_workers_wanted",
-                "Workers asked for, all models.",
-            )?,
+            wanted: int_gauge(registry, "portalis_workers_wanted", "Workers asked for, all models.")?,
             ready: int_gauge(
                 registry,
                 "portalis_workers_ready",
@@ -75,9 +71,7 @@ impl Metrics {
 
     /// Counts a decision.
     pub fn decided(&self, decision: &ScaleDecision) {
-        self.decisions
-            .with_label_values(&[reason(decision.reason)])
-            .inc();
+        self.decisions.with_label_values(&[reason(decision.reason)]).inc();
     }
 
     /// Counts a message that could not be read: `beat`, `card` or `control`.
@@ -118,11 +112,7 @@ impl Metrics {
         self.ready.set(ready);
         self.queued.set(queued);
         let workers = u32::try_from(ready).unwrap_or(u32::MAX);
-        let share = if workers > 0 {
-            busy / f64::from(workers)
-        } else {
-            0.0
-        };
+        let share = if workers > 0 { busy / f64::from(workers) } else { 0.0 };
         self.utilization.set(share * 100.0);
     }
 

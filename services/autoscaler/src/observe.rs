@@ -120,8 +120,7 @@ impl Observer {
         let now_ms = self.now_ms();
         let mut queues = lock(&self.queues);
         let empty_at_ms = queues.get(model).and_then(|seen| seen.empty_at_ms);
-        let (oldest_ms, empty_at_ms) =
-            oldest(depth.queued, self.age_ms(first_time), empty_at_ms, now_ms);
+        let (oldest_ms, empty_at_ms) = oldest(depth.queued, self.age_ms(first_time), empty_at_ms, now_ms);
         depth.oldest_ms = oldest_ms;
         let seen = QueueSeen {
             depth,
@@ -185,10 +184,7 @@ impl Observer {
     }
 
     /// Waiting and held messages of all lanes, and when the first message of the stream was stored.
-    async fn figures(
-        &self,
-        slug: &str,
-    ) -> Result<(QueueDepth, Option<SystemTime>), JetStreamError> {
+    async fn figures(&self, slug: &str) -> Result<(QueueDepth, Option<SystemTime>), JetStreamError> {
         let stream = streams::work_stream_name(slug);
         let mut depth = QueueDepth::default();
         for lane in Lane::ALL {
@@ -211,12 +207,7 @@ impl Observer {
 
 /// An upper bound of the oldest waiting message's age, and when nothing waited. The stream's first message may be in a
 /// worker's hand, and what waits now came after the last time nothing waited: the smaller of both bounds counts.
-fn oldest(
-    queued: u64,
-    first_age_ms: Option<u64>,
-    empty_at_ms: Option<u64>,
-    now_ms: u64,
-) -> (u64, Option<u64>) {
+fn oldest(queued: u64, first_age_ms: Option<u64>, empty_at_ms: Option<u64>, now_ms: u64) -> (u64, Option<u64>) {
     if queued == 0 {
         return (0, Some(now_ms));
     }

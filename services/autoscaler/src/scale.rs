@@ -79,13 +79,7 @@ impl<A: Actuator> Scaler<A> {
         for view in &views {
             let remembered = memory.entry(view.model.clone()).or_default();
             let wall_ms = self.clock.now_unix_ms();
-            let (decision, next) = decide(
-                &self.policy,
-                view,
-                remembered,
-                self.observer.now_ms(),
-                wall_ms,
-            );
+            let (decision, next) = decide(&self.policy, view, remembered, self.observer.now_ms(), wall_ms);
             *remembered = next;
             if let Some(decision) = decision {
                 self.carry_out(&decision).await;

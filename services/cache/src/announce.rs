@@ -194,9 +194,7 @@ mod tests {
     #[test]
     fn fingerprints_are_little_endian() {
         let bytes = held(&[1, u64::MAX - 1]).fingerprints.into_vec();
-        let expected = [
-            1, 0, 0, 0, 0, 0, 0, 0, 254, 255, 255, 255, 255, 255, 255, 255,
-        ];
+        let expected = [1, 0, 0, 0, 0, 0, 0, 0, 254, 255, 255, 255, 255, 255, 255, 255];
         assert_eq!(bytes, expected);
     }
 }

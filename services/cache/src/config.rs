@@ -91,11 +91,7 @@ impl Config {
                 "above 0 and at most 1",
             ),
             (store.max_ttl_ms > 0, "store.max_ttl_ms", "at least 1"),
-            (
-                store.sweep_interval_ms > 0,
-                "store.sweep_interval_ms",
-                "at least 1",
-            ),
+            (store.sweep_interval_ms > 0, "store.sweep_interval_ms", "at least 1"),
             (
                 index.contains(&announce.max_fingerprints),
                 "announce.max_fingerprints",
@@ -179,9 +175,7 @@ mod tests {
     fn load(key: &str, value: impl Into<String>) -> Result<Config, String> {
         let assignment = format!("{key}={}", value.into());
         let layers = Layers::new().assign(&assignment).unwrap();
-        let loaded = layers
-            .load::<crate::Cache>()
-            .map_err(|error| format!("{error:?}"))?;
+        let loaded = layers.load::<crate::Cache>().map_err(|error| format!("{error:?}"))?;
         let config = loaded.service;
         config.check().map_err(|error| error.to_string())?;
         Ok(config)

@@ -62,10 +62,7 @@ async fn serve(config: Config, context: Context) -> anyhow::Result<()> {
     running.extend(answer_all(&bus, &desk, &config, &context).await?);
     let interval = config.store.sweep_interval();
     running.push(tasks.spawn("sweep", sweep(store, interval, context.clone())));
-    running.push(tasks.spawn(
-        "connection",
-        watch_connection(bus.clone(), health, context.clone()),
-    ));
+    running.push(tasks.spawn("connection", watch_connection(bus.clone(), health, context.clone())));
     // The last beat says that we drain, so this one ends after the others.
     let ended = CancellationToken::new();
     let beating = bus::beat::run(bus.clone(), context.clone(), || None, ended.clone());
@@ -83,12 +80,7 @@ async fn serve(config: Config, context: Context) -> anyhow::Result<()> {
 }
 
 /// Listens on every subject of the tier until the stop; when this returns, the broker knows all subscriptions.
-async fn answer_all(
-    bus: &Bus,
-    desk: &Desk,
-    config: &Config,
-    context: &Context,
-) -> anyhow::Result<Vec<JoinHandle<()>>> {
+async fn answer_all(bus: &Bus, desk: &Desk, config: &Config, context: &Context) -> anyhow::Result<Vec<JoinHandle<()>>> {
     let mut running = Vec::new();
     for shard in &config.shards.serve {
         // One of the instances that serve a shard takes each message of it.
@@ -117,9 +109,7 @@ async fn answer_all(
         None
     });
     let indexing = answer(bus, context, indexes, move |message| index.index(&message));
-    let obeying = answer(bus, context, orders, move |message| {
-        commander.control(&message, &of)
-    });
+    let obeying = answer(bus, context, orders, move |message| commander.control(&message, &of));
     running.push(context.tasks.spawn("purge", purging));
     running.push(context.tasks.spawn("index", indexing));
     running.push(context.tasks.spawn("control", obeying));
@@ -145,12 +135,8 @@ where
     async move {
         let stop = shutdown.soft().clone();
         let handler = |message| ready(handler(message));
-        bus.serve(subscription, ServeOptions::default(), stop, handler)
-            .await;
-        anyhow::ensure!(
-            shutdown.is_stopping(),
-            "the subscription ended before the service"
-        );
+        bus.serve(subscription, ServeOptions::default(), stop, handler).await;
+        anyhow::ensure!(shutdown.is_stopping(), "the subscription ended before the service");
         Ok(())
     }
 }

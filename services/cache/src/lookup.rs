@@ -45,10 +45,7 @@ impl Desk {
                 body: Some(ByteBuf::from(Vec::from(found.body))),
                 ttl_ms: found.ttl_ms,
             },
-            None => CacheFound {
-                body: None,
-                ttl_ms: 0,
-            },
+            None => CacheFound { body: None, ttl_ms: 0 },
         };
         write(message, &found)
     }
@@ -91,9 +88,7 @@ impl Desk {
     pub(crate) fn index(&self, message: &Message) -> Answer {
         let limit = self
             .read::<CacheIndex>(message, Kind::Index)
-            .map_or(0, |index| {
-                usize::try_from(index.limit).unwrap_or(usize::MAX)
-            });
+            .map_or(0, |index| usize::try_from(index.limit).unwrap_or(usize::MAX));
         write(message, &held(&self.announcer.newest_first(limit)))
     }
 
@@ -113,8 +108,7 @@ impl Desk {
 
     fn read<T: DeserializeOwned>(&self, message: &Message, kind: Kind) -> Option<T> {
         let read = format(message).and_then(|format| wire::decode_as(format, &message.payload));
-        read.map_err(|error| self.malformed(message, kind, &error))
-            .ok()
+        read.map_err(|error| self.malformed(message, kind, &error)).ok()
     }
 
     fn malformed(&self, message: &Message, kind: Kind, error: &(dyn std::error::Error + 'static)) {

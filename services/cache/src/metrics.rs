@@ -75,11 +75,7 @@ impl Metrics {
                 "Messages that could not be read, by subject.",
                 &["subject"],
             )?,
-            purges: int_counter(
-                registry,
-                "portalis_cache_purges_total",
-                "Purges carried out.",
-            )?,
+            purges: int_counter(registry, "portalis_cache_purges_total", "Purges carried out.")?,
             announced: int_counter(
                 registry,
                 "portalis_cache_announced_fingerprints_total",
@@ -91,11 +87,7 @@ impl Metrics {
                 "Answers that gateways were not told of: too many waited, or the broker was away.",
             )?,
             entries: int_gauge(registry, "portalis_cache_entries", "Answers held.")?,
-            bytes: int_gauge(
-                registry,
-                "portalis_cache_bytes",
-                "Bytes that the answers held take.",
-            )?,
+            bytes: int_gauge(registry, "portalis_cache_bytes", "Bytes that the answers held take.")?,
         };
         // Shown from the start, so that a rate can be taken of the first event.
         for result in ["hit", "miss"] {

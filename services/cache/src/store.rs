@@ -84,13 +84,7 @@ impl Expiry<Key, Entry> for OwnTtl {
         Some(entry.ttl)
     }
 
-    fn expire_after_update(
-        &self,
-        _: &Key,
-        entry: &Entry,
-        _: Instant,
-        _: Option<Duration>,
-    ) -> Option<Duration> {
+    fn expire_after_update(&self, _: &Key, entry: &Entry, _: Instant, _: Option<Duration>) -> Option<Duration> {
         Some(entry.ttl)
     }
 }

@@ -77,9 +77,7 @@ impl Tenants {
         let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
         if known.by_name.len() >= known.prune_at {
             // Each answer holds its tenant: one that nobody else holds has none. Doubling keeps the cost per put constant.
-            known
-                .by_name
-                .retain(|_, tenant| Arc::strong_count(tenant) > 1);
+            known.by_name.retain(|_, tenant| Arc::strong_count(tenant) > 1);
             known.prune_at = (known.by_name.len() * 2).max(FIRST_PRUNE);
         }
         let name: Arc<str> = name.into();

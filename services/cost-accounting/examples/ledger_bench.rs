@@ -26,9 +26,7 @@ fn main() -> anyhow::Result<()> {
         .worker_threads(1)
         .enable_all()
         .build()?;
-    println!(
-        "decode + price + book, {FACTS} facts, {FACTS_PER_MESSAGE} per message, journal grows from empty"
-    );
+    println!("decode + price + book, {FACTS} facts, {FACTS_PER_MESSAGE} per message, journal grows from empty");
     for batch in [256, 1_024, 4_096, 16_384] {
         let messages = messages()?;
         let path = folder.join(format!("bench-{batch}.db"));
@@ -47,11 +45,7 @@ fn main() -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn measure(
-    path: &std::path::Path,
-    messages: &[StoredMessage],
-    batch: usize,
-) -> anyhow::Result<f64> {
+async fn measure(path: &std::path::Path, messages: &[StoredMessage], batch: usize) -> anyhow::Result<f64> {
     let mut ledger = Ledger::open(path).await?;
     let mut booker = Booker::new(Prices::parse(DEFAULT_PRICES)?);
     let started = Instant::now();

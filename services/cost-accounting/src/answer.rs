@@ -30,22 +30,15 @@ impl Answerer {
         let format = Format::from_content_type(question.headers.get(CONTENT_TYPE));
         let (outcome, reply) = match self.report(&question).await {
             Ok(report) => ("ok", encode(format.unwrap_or_default(), &report)),
-            Err(failure) => (
-                failure.code.as_str(),
-                encode(format.unwrap_or_default(), &failure),
-            ),
+            Err(failure) => (failure.code.as_str(), encode(format.unwrap_or_default(), &failure)),
         };
-        self.metrics
-            .usage_requests
-            .with_label_values(&[outcome])
-            .inc();
+        self.metrics.usage_requests.with_label_values(&[outcome]).inc();
         reply
     }
 
     async fn report(&self, question: &Message) -> Result<UsageReport, Failure> {
         let format = Format::from_content_type(question.headers.get(CONTENT_TYPE));
-        let get: Result<UsageGet, _> =
-            format.and_then(|format| wire::decode_as(format, &question.payload));
+        let get: Result<UsageGet, _> = format.and_then(|format| wire::decode_as(format, &question.payload));
         let get = get.map_err(|error| {
             tracing::warn!(subject = question.subject(), %error, "question for usage cannot be read");
             Failure::new(ErrorCode::InvalidField, error.to_string())

@@ -157,10 +157,7 @@ impl Booker {
                 let cost = self.prices.cached_charge(full);
                 (Some(cost), NanoUsd(full.0 - cost.0))
             }
-            None => (
-                self.prices.cached_is_free().then_some(NanoUsd(0)),
-                NanoUsd(0),
-            ),
+            None => (self.prices.cached_is_free().then_some(NanoUsd(0)), NanoUsd(0)),
         }
     }
 
@@ -195,8 +192,7 @@ fn full_price(rates: &Rates, event: &CostEvent) -> Option<NanoUsd> {
 
 fn token_price(rates: &Rates, event: &CostEvent) -> Option<NanoUsd> {
     let [input, output] = token_charges(rates, event);
-    let missing = (input.is_none() && event.input_tokens > 0)
-        || (output.is_none() && event.output_tokens > 0);
+    let missing = (input.is_none() && event.input_tokens > 0) || (output.is_none() && event.output_tokens > 0);
     // An event without any token and without any price row has no price either.
     if missing || (input.is_none() && output.is_none()) {
         return None;
@@ -224,8 +220,7 @@ fn check(tenant: &str, event: &CostEvent) -> Result<(), Refusal> {
     if !is_token(&event.tenant) {
         return Err(Refusal::Name("tenant"));
     }
-    let fits =
-        |text: &str, most: usize| !text.is_empty() && text.len() <= most && !text.contains('\0');
+    let fits = |text: &str, most: usize| !text.is_empty() && text.len() <= most && !text.contains('\0');
     let names = [
         ("event_id", &event.event_id, MAX_NAME_BYTES),
         ("key_id", &event.key_id, MAX_NAME_BYTES),
@@ -285,7 +280,8 @@ mod tests {
     }
 
     const TOKENS: &str = "[[price]]\nmodel = \"*\"\nmeter = \"input_tokens\"\nusd_per_million_tokens = \"0.02\"\nvalid_from = 2024-01-01\n";
-    const COMPUTE: &str = "[[price]]\nmodel = \"*\"\nmeter = \"compute\"\nusd_per_compute_hour = \"3.6\"\nvalid_from = 2024-01-01\n";
+    const COMPUTE: &str =
+        "[[price]]\nmodel = \"*\"\nmeter = \"compute\"\nusd_per_compute_hour = \"3.6\"\nvalid_from = 2024-01-01\n";
 
     fn event(kind: CostKind) -> CostEvent {
         let base = example::event(1);
@@ -325,11 +321,7 @@ mod tests {
         let waste = booked(&mut by_both, event(CostKind::Waste));
         assert_eq!((waste.cost, waste.saved), (NanoUsd(0), NanoUsd(0)));
         assert_eq!(
-            (
-                waste.event.requests,
-                waste.event.input_tokens,
-                waste.event.compute_ns
-            ),
+            (waste.event.requests, waste.event.input_tokens, waste.event.compute_ns),
             (0, 0, 5_000_000)
         );
         let newer = booked(&mut by_both, event(CostKind::Unknown));
@@ -384,10 +376,7 @@ mod tests {
                     ..event(CostKind::Cached)
                 },
             );
-            assert_eq!(
-                entry.cost.0 + entry.saved.0,
-                20 * i64::try_from(tokens).unwrap()
-            );
+            assert_eq!(entry.cost.0 + entry.saved.0, 20 * i64::try_from(tokens).unwrap());
         }
     }
 
@@ -402,23 +391,14 @@ mod tests {
         let cases = [
             ("tenant", change(|event| event.tenant = "other".to_owned())),
             ("event_id", change(|event| event.event_id.clear())),
-            (
-                "event_id",
-                change(|event| event.request_id = "another".to_owned()),
-            ),
+            ("event_id", change(|event| event.request_id = "another".to_owned())),
             ("event_id", change(|event| event.kind = CostKind::Waste)),
             ("key_id", change(|event| event.key_id = "k\0".to_owned())),
             ("model", change(|event| event.model = "m".repeat(257))),
             ("device", change(|event| event.device = "d".repeat(257))),
             ("requests", change(|event| event.requests = u64::MAX)),
-            (
-                "compute_ns",
-                change(|event| event.compute_ns = MAX_COMPUTE_NS + 1),
-            ),
-            (
-                "occurred_at_ms",
-                change(|event| event.occurred_at_ms = u64::MAX),
-            ),
+            ("compute_ns", change(|event| event.compute_ns = MAX_COMPUTE_NS + 1)),
+            ("occurred_at_ms", change(|event| event.occurred_at_ms = u64::MAX)),
         ];
         for (field, event) in cases {
             let refusal = booker(TOKENS).book("demo", event).unwrap_err().to_string();
@@ -437,10 +417,7 @@ mod tests {
             tenant: "A B".to_owned(),
             ..good
         };
-        assert_eq!(
-            booker(TOKENS).book("A B", odd),
-            Err(Refusal::Name("tenant"))
-        );
+        assert_eq!(booker(TOKENS).book("A B", odd), Err(Refusal::Name("tenant")));
     }
 
     #[test]
@@ -468,12 +445,7 @@ mod tests {
             ..event(CostKind::Computed)
         };
         assert_eq!(booked(&mut booker, gpu).cost, NanoUsd(7_000));
-        assert!(
-            booker
-                .remembered
-                .values()
-                .all(|devices| devices.len() <= 64)
-        );
+        assert!(booker.remembered.values().all(|devices| devices.len() <= 64));
     }
 
     #[test]
@@ -489,9 +461,6 @@ mod tests {
             (CostKind::Waste, NanoUsd(0), 0)
         );
         assert_eq!(waste.event.compute_ns, entry.event.compute_ns);
-        assert_eq!(
-            entry.event.event_id,
-            computed_event_id(&entry.event.request_id)
-        );
+        assert_eq!(entry.event.event_id, computed_event_id(&entry.event.request_id));
     }
 }

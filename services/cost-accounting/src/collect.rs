@@ -47,11 +47,7 @@ impl Collected {
         self.batch.position.sequence = message.sequence;
         self.batch.position.message_at_ms = message.time.map_or(0, unix_ms);
         let Some(tenant) = parse_cost_tenant(&message.subject) else {
-            self.reject_message(
-                message,
-                "subject",
-                "no subject of a cost message".to_owned(),
-            );
+            self.reject_message(message, "subject", "no subject of a cost message".to_owned());
             return;
         };
         match decode(message) {
@@ -60,13 +56,7 @@ impl Collected {
         }
     }
 
-    fn book(
-        &mut self,
-        booker: &mut Booker,
-        tenant: &str,
-        message: &StoredMessage,
-        facts: CostBatch,
-    ) {
+    fn book(&mut self, booker: &mut Booker, tenant: &str, message: &StoredMessage, facts: CostBatch) {
         for (position, event) in (0_u32..).zip(facts.events) {
             let event_id = event.event_id.clone();
             match booker.book(tenant, event) {
@@ -201,11 +191,7 @@ mod tests {
         let packed = wire::encode(&facts).unwrap();
         let mut trailing = packed.clone();
         trailing.push(0);
-        let mut json = message(
-            8,
-            "portalis.v1.cost.demo.m",
-            serde_json::to_vec(&facts).unwrap(),
-        );
+        let mut json = message(8, "portalis.v1.cost.demo.m", serde_json::to_vec(&facts).unwrap());
         json.headers.insert(CONTENT_TYPE, "application/json");
         let mut text = message(9, "portalis.v1.cost.demo.m", packed.clone());
         text.headers.insert(CONTENT_TYPE, "text/plain");
@@ -217,9 +203,7 @@ mod tests {
             text,
             message(12, "portalis.v1.cost.demo.m", vec![0xc1; 5_000]),
         ];
-        messages
-            .iter()
-            .for_each(|message| collected.take(&mut booker, message));
+        messages.iter().for_each(|message| collected.take(&mut booker, message));
         assert_eq!((collected.events(), collected.lost_messages()), (12, 2));
         let batch = collected.into_batch(77);
         let booked: Vec<_> = batch
@@ -229,12 +213,7 @@ mod tests {
             .collect();
         assert_eq!(
             booked,
-            [
-                (5, "request-1"),
-                (5, "request-4"),
-                (8, "request-1"),
-                (8, "request-4")
-            ]
+            [(5, "request-1"), (5, "request-4"), (8, "request-1"), (8, "request-4")]
         );
         let rejected: Vec<_> = batch
             .rejected
@@ -252,12 +231,7 @@ mod tests {
             (12, 0, "undecodable"),
         ];
         assert_eq!(rejected, expected);
-        assert!(
-            batch
-                .rejected
-                .iter()
-                .all(|row| row.body.len() <= MAX_KEPT_BYTES)
-        );
+        assert!(batch.rejected.iter().all(|row| row.body.len() <= MAX_KEPT_BYTES));
         assert_eq!(
             (
                 batch.position.sequence,

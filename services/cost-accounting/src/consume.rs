@@ -151,10 +151,7 @@ impl Consumer {
         match resume(booked.as_ref(), &Seen::of(&info, at_cursor_ms)) {
             Resume::After(position) => Ok(position),
             Resume::StartOver(position) => {
-                tracing::warn!(
-                    stream = spec.name,
-                    "the stream was replaced, reading it from its start"
-                );
+                tracing::warn!(stream = spec.name, "the stream was replaced, reading it from its start");
                 self.metrics.start_overs.inc();
                 Ok(position)
             }
@@ -234,11 +231,7 @@ impl Consumer {
                     timer.stop_and_discard();
                     self.metrics.failures.inc();
                     let error = format!("{:#}", anyhow::Error::from(error));
-                    tracing::error!(
-                        error,
-                        events = batch.entries.len(),
-                        "booking failed, trying again"
-                    );
+                    tracing::error!(error, events = batch.entries.len(), "booking failed, trying again");
                     self.component.set_unready("the ledger cannot be written");
                 }
             }
@@ -251,9 +244,7 @@ impl Consumer {
 
     fn remember(&self, batch: &Batch) {
         self.component.set_ready();
-        self.metrics
-            .batch_events
-            .observe(batch.entries.len() as f64);
+        self.metrics.batch_events.observe(batch.entries.len() as f64);
         for rejected in &batch.rejected {
             let reason = [rejected.reason];
             self.metrics.rejected.with_label_values(&reason).inc();
@@ -286,9 +277,7 @@ impl Consumer {
             return Ok(false);
         }
         let behind = seen.last_sequence - position.sequence;
-        self.metrics
-            .lag_messages
-            .set(i64::try_from(behind).unwrap_or(i64::MAX));
+        self.metrics.lag_messages.set(i64::try_from(behind).unwrap_or(i64::MAX));
         if behind == 0 {
             // Nothing more was stored before the question was asked.
             self.progress.advance(asked_at_ms);
@@ -350,9 +339,7 @@ fn resume(booked: Option<&Position>, seen: &Seen) -> Resume {
         return Resume::After(before_first);
     };
     // A broker that lost its last writes gives their sequences to other messages.
-    let rewritten = seen
-        .at_cursor_ms
-        .is_some_and(|at_ms| at_ms != booked.message_at_ms);
+    let rewritten = seen.at_cursor_ms.is_some_and(|at_ms| at_ms != booked.message_at_ms);
     if booked.identity != seen.identity || seen.last_sequence < booked.sequence || rewritten {
         return Resume::StartOver(before_first);
     }
@@ -394,26 +381,10 @@ mod tests {
         let cases = [
             (None, seen(0, 0, None), Resume::After(position("a", 0, 0))),
             (None, seen(5, 9, None), Resume::After(position("a", 4, 0))),
-            (
-                Some(&booked),
-                seen(1, 9, Some(70)),
-                Resume::After(booked.clone()),
-            ),
-            (
-                Some(&booked),
-                seen(8, 9, None),
-                Resume::After(booked.clone()),
-            ),
-            (
-                Some(&booked),
-                seen(8, 7, None),
-                Resume::After(booked.clone()),
-            ),
-            (
-                Some(&booked),
-                seen(1, 6, None),
-                Resume::StartOver(position("a", 0, 0)),
-            ),
+            (Some(&booked), seen(1, 9, Some(70)), Resume::After(booked.clone())),
+            (Some(&booked), seen(8, 9, None), Resume::After(booked.clone())),
+            (Some(&booked), seen(8, 7, None), Resume::After(booked.clone())),
+            (Some(&booked), seen(1, 6, None), Resume::StartOver(position("a", 0, 0))),
             (
                 Some(&booked),
                 seen(1, 9, Some(71)),

@@ -10,8 +10,7 @@ use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqliteSynchronous};
 use sqlx::{Connection, SqliteConnection};
 
 use self::statements::{
-    add_to_rollups, book_time_spent_twice, insert_entries, insert_rejected, sum_kinds,
-    write_position,
+    add_to_rollups, book_time_spent_twice, insert_entries, insert_rejected, sum_kinds, write_position,
 };
 use crate::book::Entry;
 
@@ -169,9 +168,7 @@ impl Ledger {
             path: path.to_owned(),
             source,
         };
-        let mut connection = SqliteConnection::connect_with(&options)
-            .await
-            .map_err(open)?;
+        let mut connection = SqliteConnection::connect_with(&options).await.map_err(open)?;
         migrate(&mut connection, path).await?;
         Ok(Self { connection })
     }
@@ -201,11 +198,7 @@ impl Ledger {
             .fetch_one(&mut *transaction)
             .await
             .map_err(failed("read the last row"))?;
-        let entries: Vec<_> = batch
-            .entries
-            .iter()
-            .map(|(at, entry)| (*at, entry))
-            .collect();
+        let entries: Vec<_> = batch.entries.iter().map(|(at, entry)| (*at, entry)).collect();
         let inserted = insert_entries(&mut transaction, &entries, batch.booked_at_ms).await?;
         let duplicates = (entries.len() as u64).saturating_sub(inserted);
         if duplicates > 0 {
@@ -230,10 +223,7 @@ impl Ledger {
 
 async fn migrate(connection: &mut SqliteConnection, path: &Path) -> Result<(), LedgerError> {
     let broken = failed("migrate");
-    let mut transaction = connection
-        .begin_with("BEGIN IMMEDIATE")
-        .await
-        .map_err(&broken)?;
+    let mut transaction = connection.begin_with("BEGIN IMMEDIATE").await.map_err(&broken)?;
     sqlx::raw_sql("CREATE TABLE IF NOT EXISTS schema_version (version INTEGER NOT NULL) STRICT")
         .execute(&mut *transaction)
         .await

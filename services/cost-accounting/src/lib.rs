@@ -55,10 +55,7 @@ impl process::Service for CostAccounting {
 }
 
 async fn serve(config: Config, context: Context) -> anyhow::Result<()> {
-    let (bus_health, ledger_health) = (
-        context.health.component("bus"),
-        context.health.component("ledger"),
-    );
+    let (bus_health, ledger_health) = (context.health.component("bus"), context.health.component("ledger"));
     let metrics = Metrics::register(&context.registry)?;
     let prices = Prices::load(&config.prices.path).context("cannot use the price file")?;
     let ledger = Ledger::open(&config.ledger.path).await?;
@@ -95,9 +92,7 @@ async fn run(
     (consumer, answerer, bus_health): (Consumer, Answerer, Component),
 ) -> anyhow::Result<()> {
     let stop = context.shutdown.soft().clone();
-    let questions = bus
-        .subscribe(subjects::USAGE_GET, Some(context.service))
-        .await?;
+    let questions = bus.subscribe(subjects::USAGE_GET, Some(context.service)).await?;
     let booking = context.tasks.spawn("book", {
         let stop = stop.clone();
         async move { Ok(consumer.run(stop).await?) }
@@ -108,25 +103,15 @@ async fn run(
     );
     let beat = bus::beat::run(bus.clone(), context.clone(), || None, stop.clone());
     let beating = context.tasks.spawn("beat", beat);
-    let malformed = answerer
-        .metrics
-        .rejected
-        .with_label_values(&["malformed_order"]);
-    let orders = bus::control::run(
-        bus.clone(),
-        context.clone(),
-        move || malformed.inc(),
-        stop.clone(),
-    );
+    let malformed = answerer.metrics.rejected.with_label_values(&["malformed_order"]);
+    let orders = bus::control::run(bus.clone(), context.clone(), move || malformed.inc(), stop.clone());
     let obeying = context.tasks.spawn("control", orders);
     let options = ServeOptions {
         concurrency: USAGE_CONCURRENCY,
         ..ServeOptions::default()
     };
-    bus.serve(questions, options, stop, |question| {
-        answerer.answer(question)
-    })
-    .await;
+    bus.serve(questions, options, stop, |question| answerer.answer(question))
+        .await;
     for task in [booking, following, beating, obeying] {
         // A task that failed has said so and is remembered by its owner.
         let _ = task.await;

@@ -1,8 +1,6 @@
 //! Every metric of cost-accounting. Input: a registry. Output: typed counters; money counts only what was committed.
 
-use process::metrics::{
-    MetricError, SECONDS_BUCKETS, counter, histogram, int_counter, int_counter_vec, int_gauge,
-};
+use process::metrics::{MetricError, SECONDS_BUCKETS, counter, histogram, int_counter, int_counter_vec, int_gauge};
 use prometheus::{Counter, Histogram, IntCounter, IntCounterVec, IntGauge, Registry};
 use schemas::money::NanoUsd;
 
@@ -47,13 +45,9 @@ impl Metrics {
     pub fn register(registry: &Registry) -> Result<Self, MetricError> {
         let count = |name, help| int_counter(registry, name, help);
         let sum = |name, help| counter(registry, name, help);
+        let counts = |name, help, label| int_counter_vec(registry, name, help, &[label]);
         Ok(Self {
-            events: int_counter_vec(
-                registry,
-                "portalis_ledger_events_total",
-                "Facts booked, by kind.",
-                &["kind"],
-            )?,
+            events: counts("portalis_ledger_events_total", "Facts booked, by kind.", "kind")?,
             duplicates: count(
                 "portalis_ledger_duplicates_total",
                 "Facts that came again and changed nothing.",
@@ -75,11 +69,10 @@ impl Metrics {
                 "cache_savings_usd_total",
                 "Dollars that cached answers would have cost.",
             )?,
-            rejected: int_counter_vec(
-                registry,
+            rejected: counts(
                 "portalis_ledger_rejected_total",
                 "Messages and facts that could not be booked, by reason.",
-                &["reason"],
+                "reason",
             )?,
             lost_messages: count(
                 "portalis_ledger_lost_messages_total",
@@ -110,11 +103,10 @@ impl Metrics {
                 "portalis_ledger_failures_total",
                 "Booking transactions that failed and were tried again.",
             )?,
-            usage_requests: int_counter_vec(
-                registry,
+            usage_requests: counts(
                 "portalis_usage_requests_total",
                 "Questions for usage, by outcome.",
-                &["outcome"],
+                "outcome",
             )?,
         })
     }
@@ -123,9 +115,7 @@ impl Metrics {
     pub fn booked(&self, booked: &Booked) {
         self.duplicates.inc_by(booked.duplicates);
         for sums in &booked.kinds {
-            self.events
-                .with_label_values(&[sums.kind.as_str()])
-                .inc_by(sums.events);
+            self.events.with_label_values(&[sums.kind.as_str()]).inc_by(sums.events);
             self.unpriced.inc_by(sums.unpriced);
             let seconds = if sums.kind == "waste" {
                 &self.wasted_seconds

@@ -115,10 +115,7 @@ impl Row {
             DeviceTerms::OnDemand | DeviceTerms::Unknown => TermsText::OnDemand,
         };
         glob_matches(&self.model, model)
-            && self
-                .device
-                .as_ref()
-                .is_none_or(|glob| glob_matches(glob, device))
+            && self.device.as_ref().is_none_or(|glob| glob_matches(glob, device))
             && self.terms.is_none_or(|wanted| wanted == terms)
     }
 
@@ -178,8 +175,7 @@ impl Prices {
     /// # Errors
     /// The first row and field that is wrong.
     pub fn parse(text: &str) -> Result<Self, PricesError> {
-        let file: FileText =
-            toml::from_str(text).map_err(|error| PricesError::Toml(Box::new(error)))?;
+        let file: FileText = toml::from_str(text).map_err(|error| PricesError::Toml(Box::new(error)))?;
         if file.price.is_empty() {
             return Err(field(0, "price", "there is no row"));
         }
@@ -207,8 +203,7 @@ impl Prices {
     /// What a cached answer costs whose full price is given.
     #[must_use]
     pub fn cached_charge(&self, full: NanoUsd) -> NanoUsd {
-        self.cached_fraction
-            .charge(u64::try_from(full.0).unwrap_or(0))
+        self.cached_fraction.charge(u64::try_from(full.0).unwrap_or(0))
     }
 
     /// Whether cached answers are free.
@@ -251,9 +246,7 @@ impl Rates {
             Meter::OutputTokens => &self.output,
             Meter::Compute => &self.compute,
         };
-        let begun = rows
-            .iter()
-            .find(|(valid_from_ms, _)| *valid_from_ms <= at_ms);
+        let begun = rows.iter().find(|(valid_from_ms, _)| *valid_from_ms <= at_ms);
         begun.map(|(_, price)| *price)
     }
 }
@@ -276,11 +269,7 @@ fn parse_row(row: usize, value: toml::Value) -> Result<Row, PricesError> {
         return Err(field(row, "model", "is empty; `*` stands for every model"));
     }
     if text.device.as_ref().is_some_and(String::is_empty) {
-        return Err(field(
-            row,
-            "device",
-            "is empty; leave it out for every device",
-        ));
+        return Err(field(row, "device", "is empty; leave it out for every device"));
     }
     let (wanted, name, other, other_name) = match text.meter {
         Meter::Compute => (
@@ -301,8 +290,7 @@ fn parse_row(row: usize, value: toml::Value) -> Result<Row, PricesError> {
     }
     let usd = wanted.ok_or_else(|| field(row, name, "is missing"))?;
     Ok(Row {
-        price: Price::parse(&usd, text.meter.units_per_price())
-            .map_err(|error| field(row, name, error))?,
+        price: Price::parse(&usd, text.meter.units_per_price()).map_err(|error| field(row, name, error))?,
         valid_from_ms: parse_valid_from(row, &text.valid_from)?,
         model: text.model,
         device: text.device,
@@ -346,11 +334,7 @@ fn unix_ms(datetime: &Datetime) -> Option<u64> {
         let minutes = i64::from(time.hour) * 60 + i64::from(time.minute);
         minutes * 60 + i64::from(time.second.unwrap_or(0))
     });
-    let days = days_since_1970(
-        i64::from(date.year),
-        i64::from(date.month),
-        i64::from(date.day),
-    );
+    let days = days_since_1970(i64::from(date.year), i64::from(date.month), i64::from(date.day));
     let seconds = days * 86_400 + seconds_of_day - offset_minutes * 60;
     u64::try_from(seconds * 1_000).ok()
 }
@@ -377,10 +361,7 @@ fn refuse_twins(rows: &[Row]) -> Result<(), PricesError> {
                 && earlier.valid_from_ms == row.valid_from_ms
         });
         if let Some(twin) = twin {
-            let reason = format!(
-                "the same model, device, terms, meter and date as row {}",
-                twin + 1
-            );
+            let reason = format!("the same model, device, terms, meter and date as row {}", twin + 1);
             return Err(field(index + 1, "valid_from", reason));
         }
     }
@@ -407,15 +388,8 @@ mod tests {
         let prices = Prices::load(Path::new("")).unwrap();
         assert_eq!(prices.version().len(), VERSION_DIGITS);
         assert!(prices.cached_is_free());
-        assert_eq!(
-            input_price(&prices, "any", "cpu", 1_800_000_000_000),
-            Some(20_000_000)
-        );
-        assert_eq!(
-            input_price(&prices, "any", "cpu", 0),
-            None,
-            "before the first date"
-        );
+        assert_eq!(input_price(&prices, "any", "cpu", 1_800_000_000_000), Some(20_000_000));
+        assert_eq!(input_price(&prices, "any", "cpu", 0), None, "before the first date");
     }
 
     #[test]
@@ -425,12 +399,8 @@ mod tests {
             row(&format!("model = \"*\"\n{}", usd("1"))),
             row(&format!("model = \"m*\"\n{}", usd("2"))),
             row(&format!("model = \"m*\"\n{}", usd("3"))).replace("1970-01-01", "1970-01-03"),
-            row(&format!("model = \"m*\"\n{}", usd("4")))
-                .replace("1970-01-01", "\"1970-01-05T01:00:00+01:00\""),
-            row(&format!(
-                "model = \"m1\"\ndevice = \"*H100*\"\n{}",
-                usd("5")
-            )),
+            row(&format!("model = \"m*\"\n{}", usd("4"))).replace("1970-01-01", "\"1970-01-05T01:00:00+01:00\""),
+            row(&format!("model = \"m1\"\ndevice = \"*H100*\"\n{}", usd("5"))),
             row(&format!(
                 "model = \"m1\"\ndevice = \"*H100*\"\nterms = \"on_demand\"\n{}",
                 usd("6")
@@ -441,23 +411,14 @@ mod tests {
             )),
         ];
         let prices = Prices::parse(&text.concat()).unwrap();
-        let usd = |model, device, day| {
-            input_price(&prices, model, device, day * DAY_MS).map(|nano| nano / NANO_PER_USD)
-        };
+        let usd =
+            |model, device, day| input_price(&prices, model, device, day * DAY_MS).map(|nano| nano / NANO_PER_USD);
         assert_eq!(usd("x", "cpu", 9), Some(1));
         assert_eq!(usd("m2", "cpu", 1), Some(2));
         assert_eq!(usd("m2", "cpu", 2), Some(3), "the first moment counts");
         assert_eq!(usd("m2", "cpu", 4), Some(4), "an offset is taken off");
-        assert_eq!(
-            usd("m1", "cpu", 4),
-            Some(4),
-            "rows of another device do not count"
-        );
-        assert_eq!(
-            usd("m1", "NVIDIA H100 PCIe", 4),
-            Some(6),
-            "unknown terms are on-demand"
-        );
+        assert_eq!(usd("m1", "cpu", 4), Some(4), "rows of another device do not count");
+        assert_eq!(usd("m1", "NVIDIA H100 PCIe", 4), Some(6), "unknown terms are on-demand");
         let spot = prices.rates("m1", "H100", DeviceTerms::Spot);
         assert_eq!(
             spot.at(Meter::InputTokens, 0).unwrap().charge(1_000_000).0,
@@ -471,18 +432,12 @@ mod tests {
         let good = "model = \"*\"\nusd_per_million_tokens = \"1\"";
         let cases = [
             (String::new(), "row 0, field `price`"),
-            (
-                row("usd_per_million_tokens = \"1\""),
-                "missing field `model`",
-            ),
+            (row("usd_per_million_tokens = \"1\""), "missing field `model`"),
             (
                 row("model = \"\"\nusd_per_million_tokens = \"1\""),
                 "row 1, field `model`",
             ),
-            (
-                row(&format!("{good}\ndevice = \"\"")),
-                "row 1, field `device`",
-            ),
+            (row(&format!("{good}\ndevice = \"\"")), "row 1, field `device`"),
             (
                 row("model = \"*\""),
                 "row 1, field `usd_per_million_tokens`: is missing",
@@ -500,10 +455,7 @@ mod tests {
                 "row 1, field `usd_per_compute_hour`",
             ),
             (row(&format!("{good}\nusd = \"1\"")), "unknown field `usd`"),
-            (
-                row(good).replace("1970-01-01", "\"soon\""),
-                "row 1, field `valid_from`",
-            ),
+            (row(good).replace("1970-01-01", "\"soon\""), "row 1, field `valid_from`"),
             (
                 row(good).replace("1970-01-01", "1970-01-01T00:00:00"),
                 "row 1, field `valid_from`",
@@ -512,10 +464,7 @@ mod tests {
                 row(good).replace("1970-01-01", "1969-12-31"),
                 "row 1, field `valid_from`",
             ),
-            (
-                row(good).replace("input_tokens", "pages"),
-                "row 1, field `meter`",
-            ),
+            (row(good).replace("input_tokens", "pages"), "row 1, field `meter`"),
             (row(good).repeat(2), "row 2, field `valid_from`"),
             (
                 format!("cached_fraction = \"1.1\"\n{}", row(good)),
@@ -546,11 +495,7 @@ mod tests {
             ("2024-03-01", 19_783),
             ("2100-03-01", 47_541),
         ] {
-            assert_eq!(
-                unix_ms(&date.parse().unwrap()),
-                Some(days * DAY_MS),
-                "{date}"
-            );
+            assert_eq!(unix_ms(&date.parse().unwrap()), Some(days * DAY_MS), "{date}");
         }
     }
 
@@ -561,15 +506,8 @@ mod tests {
             row("model = \"*\"\nusd_per_million_tokens = \"1\"")
         );
         let prices = Prices::parse(&text).unwrap();
-        assert_eq!(
-            prices.cached_charge(NanoUsd(1_005)),
-            NanoUsd(100),
-            "half to even"
-        );
+        assert_eq!(prices.cached_charge(NanoUsd(1_005)), NanoUsd(100), "half to even");
         assert!(!prices.cached_is_free());
-        assert_ne!(
-            prices.version(),
-            Prices::parse(DEFAULT_PRICES).unwrap().version()
-        );
+        assert_ne!(prices.version(), Prices::parse(DEFAULT_PRICES).unwrap().version());
     }
 }

@@ -47,11 +47,7 @@ impl UsageStore {
     /// When the file cannot be read.
     pub async fn usage(&self, get: &UsageGet, as_of_ms: u64) -> Result<UsageReport, LedgerError> {
         let broken = failed("sum the usage");
-        let row = question(get)
-            .build()
-            .fetch_one(&self.pool)
-            .await
-            .map_err(&broken)?;
+        let row = question(get).build().fetch_one(&self.pool).await.map_err(&broken)?;
         let sum = |column: &str| row.try_get::<u64, _>(column).map_err(&broken);
         let money = |column: &str| row.try_get(column).map(NanoUsd).map_err(&broken);
         let (computed, cached) = (sum("computed")?, sum("cached")?);
@@ -78,10 +74,7 @@ impl UsageStore {
 
 fn question(get: &UsageGet) -> QueryBuilder<Sqlite> {
     let sums = SUM_COLUMNS.map(|column| format!("COALESCE(SUM({column}), 0) AS {column}"));
-    let mut question = QueryBuilder::new(format!(
-        "SELECT {} FROM rollup_hour WHERE tenant = ",
-        sums.join(", ")
-    ));
+    let mut question = QueryBuilder::new(format!("SELECT {} FROM rollup_hour WHERE tenant = ", sums.join(", ")));
     question.push_bind(get.tenant.as_str());
     if let Some(key_id) = &get.key_id {
         question.push(" AND key_id = ").push_bind(key_id.as_str());

@@ -6,9 +6,7 @@ use std::path::Path;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteRow};
 use sqlx::{AssertSqlSafe, Connection, Row, SqliteConnection};
 
-use crate::ledger::{
-    DERIVED_SUMS, LedgerError, Position, ROLLUP_KEY, SUM_COLUMNS, failed, read_position,
-};
+use crate::ledger::{DERIVED_SUMS, LedgerError, Position, ROLLUP_KEY, SUM_COLUMNS, failed, read_position};
 
 /// Differences that are listed; the count goes on.
 const MAX_LISTED: usize = 100;
@@ -86,10 +84,7 @@ pub async fn verify(path: &Path) -> Result<VerifyReport, LedgerError> {
         "SELECT tenant, key_id, occurred_at_ms / 3600000 AS hour, model, operation, {DERIVED_SUMS} \
          FROM journal WHERE kind <> 'unknown' GROUP BY {ROLLUP_KEY}"
     );
-    let kept = format!(
-        "SELECT {ROLLUP_KEY}, {} FROM rollup_hour",
-        SUM_COLUMNS.join(", ")
-    );
+    let kept = format!("SELECT {ROLLUP_KEY}, {} FROM rollup_hour", SUM_COLUMNS.join(", "));
     let derived = read_sums(&mut moment, derived).await?;
     let kept = read_sums(&mut moment, kept).await?;
     let (differences, listed) = compare(&derived, &kept);
@@ -106,10 +101,7 @@ pub async fn verify(path: &Path) -> Result<VerifyReport, LedgerError> {
     Ok(report)
 }
 
-async fn count(
-    connection: &mut SqliteConnection,
-    question: &'static str,
-) -> Result<u64, LedgerError> {
+async fn count(connection: &mut SqliteConnection, question: &'static str) -> Result<u64, LedgerError> {
     let counted = sqlx::query_scalar(question).fetch_one(connection).await;
     counted.map_err(failed("count rows"))
 }
@@ -142,20 +134,14 @@ fn read_row(row: &SqliteRow) -> Result<(RollupKey, Sums), sqlx::Error> {
     Ok((key, sums))
 }
 
-fn compare(
-    derived: &BTreeMap<RollupKey, Sums>,
-    kept: &BTreeMap<RollupKey, Sums>,
-) -> (u64, Vec<Difference>) {
+fn compare(derived: &BTreeMap<RollupKey, Sums>, kept: &BTreeMap<RollupKey, Sums>) -> (u64, Vec<Difference>) {
     let mut differences = 0;
     let mut listed = Vec::new();
     let only_kept = kept.keys().filter(|key| !derived.contains_key(key));
     for key in derived.keys().chain(only_kept) {
         let (journal, rollup) = (derived.get(key), kept.get(key));
         for (index, column) in SUM_COLUMNS.into_iter().enumerate() {
-            let (journal, rollup) = (
-                journal.map(|sums| sums[index]),
-                rollup.map(|sums| sums[index]),
-            );
+            let (journal, rollup) = (journal.map(|sums| sums[index]), rollup.map(|sums| sums[index]));
             if journal == rollup {
                 continue;
             }

@@ -60,10 +60,8 @@ impl Answer {
             EncodingFormat::Float => &self.float,
             EncodingFormat::Base64 => &self.base64,
         };
-        cell.get_or_init(|| {
-            render::embeddings(&self.model, &self.vectors, self.input_tokens, format)
-        })
-        .clone()
+        cell.get_or_init(|| render::embeddings(&self.model, &self.vectors, self.input_tokens, format))
+            .clone()
     }
 
     /// What the answer weighs in the local cache, in bytes: vectors (4 bytes a value) and both rendered bodies
@@ -71,7 +69,6 @@ impl Answer {
     #[must_use]
     pub fn weight_bytes(&self) -> u32 {
         let values: usize = self.vectors.iter().map(|vector| vector.0.len()).sum();
-        u32::try_from(values * (4 + 12 + 6) + self.vectors.len() * 128 + OVERHEAD_BYTES)
-            .unwrap_or(u32::MAX)
+        u32::try_from(values * (4 + 12 + 6) + self.vectors.len() * 128 + OVERHEAD_BYTES).unwrap_or(u32::MAX)
     }
 }

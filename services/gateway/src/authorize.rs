@@ -118,10 +118,7 @@ impl Authorizer {
         let same: bool = caller.key_sha256.ct_eq(&presented.sha256).into();
         let ends_at_ms = match need {
             Need::Fresh => caller.renew_at_ms,
-            Need::Alive => caller
-                .grant
-                .identity_expires_at_ms
-                .saturating_sub(USELESS_BELOW_MS),
+            Need::Alive => caller.grant.identity_expires_at_ms.saturating_sub(USELESS_BELOW_MS),
         };
         (same && self.clock.now_unix_ms() < ends_at_ms).then_some(caller)
     }
@@ -174,8 +171,7 @@ impl Authorizer {
             key_sha256: presented.sha256,
             renew_at_ms,
         });
-        self.callers
-            .insert(presented.kid.to_owned(), Arc::clone(&caller));
+        self.callers.insert(presented.kid.to_owned(), Arc::clone(&caller));
         caller
     }
 
@@ -206,11 +202,7 @@ fn key_text(headers: &HeaderMap) -> Result<&str, Failure> {
             _ => "",
         }
     });
-    let named = |name: &str| {
-        headers
-            .get(name)
-            .map(|value| value.to_str().unwrap_or_default().trim())
-    };
+    let named = |name: &str| headers.get(name).map(|value| value.to_str().unwrap_or_default().trim());
     bearer
         .or_else(|| named("x-api-key"))
         .or_else(|| named("api-key"))
@@ -236,10 +228,7 @@ mod tests {
     #[test]
     fn keys_come_in_three_headers() {
         let key = |name: &'static str, value: &'static str| {
-            let pair = (
-                HeaderName::from_static(name),
-                HeaderValue::from_static(value),
-            );
+            let pair = (HeaderName::from_static(name), HeaderValue::from_static(value));
             key_text(&HeaderMap::from_iter([pair]))
                 .map(str::to_owned)
                 .map_err(|failure| failure.code)

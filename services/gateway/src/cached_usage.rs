@@ -72,9 +72,7 @@ impl CachedUsage {
 /// # Errors
 /// Never; the signature is that of a task.
 pub(crate) async fn run(gateway: Arc<Gateway>, stop: CancellationToken) -> anyhow::Result<()> {
-    let mut tick = tokio::time::interval(Duration::from_millis(
-        gateway.config.usage.report_interval_ms,
-    ));
+    let mut tick = tokio::time::interval(Duration::from_millis(gateway.config.usage.report_interval_ms));
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut waiting = Vec::new();
     let mut number = 0;
@@ -87,10 +85,7 @@ pub(crate) async fn run(gateway: Arc<Gateway>, stop: CancellationToken) -> anyho
         gateway.deliver(&mut waiting).await;
         if last {
             if !waiting.is_empty() {
-                tracing::warn!(
-                    reports = waiting.len(),
-                    "reports of cached answers not delivered"
-                );
+                tracing::warn!(reports = waiting.len(), "reports of cached answers not delivered");
             }
             return Ok(());
         }
@@ -122,9 +117,7 @@ impl Gateway {
                 occurred_at_ms: self.clock.now_unix_ms(),
             };
             let subject = subjects::cost(&event.tenant, &model_slug(&event.model));
-            match wire::encode(&CostBatch {
-                events: vec![event],
-            }) {
+            match wire::encode(&CostBatch { events: vec![event] }) {
                 Ok(payload) => waiting.push(Report {
                     subject,
                     event_id,

@@ -39,16 +39,9 @@ impl Call {
     ///
     /// # Errors
     /// `invalid_field` when the timeout header is not a whole number of milliseconds from 1 to the limit.
-    pub fn begin(
-        headers: &HeaderMap,
-        clock: &Clock,
-        default_ms: u64,
-        most_ms: u64,
-    ) -> Result<Self, Failure> {
+    pub fn begin(headers: &HeaderMap, clock: &Clock, default_ms: u64, most_ms: u64) -> Result<Self, Failure> {
         let received_at_ms = clock.now_unix_ms();
-        let traceparent = headers
-            .get("traceparent")
-            .and_then(|value| value.to_str().ok());
+        let traceparent = headers.get("traceparent").and_then(|value| value.to_str().ok());
         Ok(Self {
             request_id: RequestId::new(),
             trace: TraceContext::continue_from(traceparent),
@@ -64,10 +57,7 @@ fn timeout_ms(headers: &HeaderMap, default_ms: u64, most_ms: u64) -> Result<u64,
     let Some(value) = headers.get(TIMEOUT_HEADER) else {
         return Ok(default_ms);
     };
-    let parsed = value
-        .to_str()
-        .ok()
-        .and_then(|text| text.trim().parse().ok());
+    let parsed = value.to_str().ok().and_then(|text| text.trim().parse().ok());
     parsed.filter(|ms| (1..=most_ms).contains(ms)).ok_or_else(|| {
         let message = format!("header '{TIMEOUT_HEADER}' must be a whole number of milliseconds from 1 to {most_ms}");
         Failure::new(ErrorCode::InvalidField, message).param(TIMEOUT_HEADER)
@@ -99,16 +89,8 @@ mod tests {
     use super::*;
 
     fn begin(name: &'static str, value: &'static str) -> Result<Call, Failure> {
-        let pair = (
-            HeaderName::from_static(name),
-            HeaderValue::from_static(value),
-        );
-        Call::begin(
-            &HeaderMap::from_iter([pair]),
-            &Clock::real(),
-            60_000,
-            600_000,
-        )
+        let pair = (HeaderName::from_static(name), HeaderValue::from_static(value));
+        Call::begin(&HeaderMap::from_iter([pair]), &Clock::real(), 60_000, 600_000)
     }
 
     #[test]
@@ -117,11 +99,7 @@ mod tests {
         assert_eq!(call.deadline_ms - call.received_at_ms, 250);
         for bad in ["0", "600001", "-1", "1.5", "soon", ""] {
             let failure = begin("x-portalis-timeout-ms", bad).unwrap_err();
-            assert_eq!(
-                failure.param.as_deref(),
-                Some("x-portalis-timeout-ms"),
-                "{bad}"
-            );
+            assert_eq!(failure.param.as_deref(), Some("x-portalis-timeout-ms"), "{bad}");
         }
         let wish = |value| begin("cache-control", value).unwrap().cache;
         assert_eq!(
@@ -145,14 +123,7 @@ mod tests {
     fn the_clients_trace_goes_on() {
         let parent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
         let call = begin("traceparent", parent).unwrap();
-        assert_eq!(
-            call.trace.trace_id_hex(),
-            "0af7651916cd43dd8448eb211c80319c"
-        );
-        assert_ne!(
-            call.trace.to_string(),
-            parent,
-            "a new span of the same trace"
-        );
+        assert_eq!(call.trace.trace_id_hex(), "0af7651916cd43dd8448eb211c80319c");
+        assert_ne!(call.trace.to_string(), parent, "a new span of the same trace");
     }
 }

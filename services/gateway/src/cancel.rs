@@ -16,10 +16,7 @@ impl Gateway {
     /// Ends a flight that nobody waits for and queues its work to be taken back. Does not wait: it is called from `Drop`.
     pub(crate) fn abandon(&self, flight: &Arc<Flight>) {
         self.metrics.cancelled.inc();
-        self.finish(
-            flight,
-            Err(Failure::new(ErrorCode::Cancelled, "the client has left")),
-        );
+        self.finish(flight, Err(Failure::new(ErrorCode::Cancelled, "the client has left")));
         if self.abandoned.try_send(Arc::clone(flight)).is_err() {
             tracing::debug!(request_id = %flight.order.request_id, "not taken back, the worker will drop it at its deadline");
         }

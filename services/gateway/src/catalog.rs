@@ -107,9 +107,7 @@ impl Catalog {
     /// The connection is back: silence before now was ours, and counts from now.
     pub fn on_reconnected(&self, now_us: u64) {
         let mut state = self.write();
-        let State {
-            workers, served_us, ..
-        } = &mut *state;
+        let State { workers, served_us, .. } = &mut *state;
         for worker in workers.values_mut() {
             worker.beat_us = now_us;
             if worker.ready {
@@ -121,20 +119,13 @@ impl Catalog {
     /// True names of the models of which a worker has gone silent since the last question. One that was draining does not
     /// count: it has given its work back.
     pub fn newly_silent(&self, now_us: u64) -> HashSet<String> {
-        let silent = |worker: &&mut Worker| {
-            !worker.mourned && now_us.saturating_sub(worker.beat_us) > SILENCE_US
-        };
+        let silent = |worker: &&mut Worker| !worker.mourned && now_us.saturating_sub(worker.beat_us) > SILENCE_US;
         let mut state = self.write();
         let mourn = |worker: &mut Worker| {
             worker.mourned = true;
             worker.ready.then(|| worker.model.clone())
         };
-        state
-            .workers
-            .values_mut()
-            .filter(silent)
-            .filter_map(mourn)
-            .collect()
+        state.workers.values_mut().filter(silent).filter_map(mourn).collect()
     }
 
     /// Drops workers silent for ten times the limit; until then they are known as silent.
@@ -151,11 +142,7 @@ impl Catalog {
         let Some(card) = state.cards.get(name) else {
             return Lookup::Unknown;
         };
-        let last_us = state
-            .served_us
-            .get(name)
-            .copied()
-            .unwrap_or(self.started_us);
+        let last_us = state.served_us.get(name).copied().unwrap_or(self.started_us);
         if now_us.saturating_sub(last_us) <= SILENCE_US + self.grace_us {
             Lookup::Served(Arc::clone(card))
         } else {
@@ -167,8 +154,7 @@ impl Catalog {
     #[must_use]
     pub fn any_served(&self, now_us: u64) -> bool {
         let state = self.read();
-        let alive =
-            |worker: &Worker| worker.ready && now_us.saturating_sub(worker.beat_us) <= SILENCE_US;
+        let alive = |worker: &Worker| worker.ready && now_us.saturating_sub(worker.beat_us) <= SILENCE_US;
         state
             .workers
             .values()
@@ -238,18 +224,12 @@ mod tests {
         let catalog = Catalog::new(0, 10_000);
         assert_eq!(catalog.find("M", 0), Lookup::Unknown);
         catalog.on_card(card());
-        assert!(
-            matches!(catalog.find("M", 0), Lookup::Served(_)),
-            "just started"
-        );
+        assert!(matches!(catalog.find("M", 0), Lookup::Served(_)), "just started");
         assert!(!catalog.any_served(0));
         catalog.on_beat(&beat(InstanceState::Ready), 20 * SECOND_US);
         assert!(catalog.any_served(23 * SECOND_US));
         assert!(!catalog.any_served(24 * SECOND_US));
-        assert!(matches!(
-            catalog.find("M", 33 * SECOND_US),
-            Lookup::Served(_)
-        ));
+        assert!(matches!(catalog.find("M", 33 * SECOND_US), Lookup::Served(_)));
         assert_eq!(catalog.find("M", 34 * SECOND_US), Lookup::NoWorker);
         catalog.on_card_deleted("m");
         assert_eq!(catalog.find("M", 34 * SECOND_US), Lookup::Unknown);
@@ -273,16 +253,10 @@ mod tests {
         catalog.on_beat(&beat(InstanceState::Ready), 0);
         assert!(catalog.newly_silent(3 * SECOND_US).is_empty());
         assert_eq!(catalog.newly_silent(4 * SECOND_US), gone);
-        assert!(
-            catalog.newly_silent(5 * SECOND_US).is_empty(),
-            "told already"
-        );
+        assert!(catalog.newly_silent(5 * SECOND_US).is_empty(), "told already");
         catalog.on_beat(&beat(InstanceState::Ready), 6 * SECOND_US);
         catalog.on_reconnected(20 * SECOND_US);
-        assert!(
-            !catalog.is_silent("w1", 21 * SECOND_US)
-                && catalog.newly_silent(21 * SECOND_US).is_empty()
-        );
+        assert!(!catalog.is_silent("w1", 21 * SECOND_US) && catalog.newly_silent(21 * SECOND_US).is_empty());
         assert_eq!(catalog.newly_silent(24 * SECOND_US), gone);
         catalog.on_beat(&beat(InstanceState::Draining), 25 * SECOND_US);
         assert!(

@@ -16,11 +16,7 @@ impl Gateway {
     ///
     /// # Errors
     /// `unavailable` when there is no connection.
-    pub(crate) async fn publish(
-        &self,
-        flight: &Arc<Flight>,
-        edition: Edition,
-    ) -> Result<(), Failure> {
+    pub(crate) async fn publish(&self, flight: &Arc<Flight>, edition: Edition) -> Result<(), Failure> {
         let order = &flight.order;
         let number = {
             let mut state = flight.state();
@@ -30,22 +26,14 @@ impl Gateway {
         let publication = self.flights.publication(order.request_id);
         let reply = subjects::reply_publish_ack(&self.instance, publication);
         let mut message_headers = Headers::new();
-        message_headers.insert(
-            headers::MESSAGE_ID,
-            format!("{}:{number}", order.request_id),
-        );
+        message_headers.insert(headers::MESSAGE_ID, format!("{}:{number}", order.request_id));
         message_headers.insert(headers::DEADLINE, order.deadline_ms.to_string());
         message_headers.insert(headers::IDENTITY, order.identity.as_str());
         message_headers.insert(headers::REPLY, self.reply_subject.as_str());
         message_headers.insert(headers::TRACEPARENT, order.trace.child().to_string());
         let sent = self
             .bus
-            .publish_with_reply(
-                &order.subject,
-                &reply,
-                message_headers,
-                order.payload.clone(),
-            )
+            .publish_with_reply(&order.subject, &reply, message_headers, order.payload.clone())
             .await;
         sent.map_err(|error| unsent(&error))
     }
@@ -65,9 +53,7 @@ impl Gateway {
             request_ids: vec![order.request_id],
         };
         if let Ok(payload) = wire::encode(&cancel) {
-            self.bus
-                .publish(&subject, Headers::new(), payload.into())
-                .await?;
+            self.bus.publish(&subject, Headers::new(), payload.into()).await?;
         }
         if let (None, Some(sequence)) = (accepted, sequence) {
             delete_queued(&self.bus, order, sequence).await;
@@ -84,9 +70,7 @@ impl Gateway {
         match wire::encode(&cancel) {
             Ok(payload) => {
                 let subject = subjects::cancel_model(&flight.order.slug);
-                self.bus
-                    .publish(&subject, Headers::new(), payload.into())
-                    .await
+                self.bus.publish(&subject, Headers::new(), payload.into()).await
             }
             Err(_) => Ok(()),
         }

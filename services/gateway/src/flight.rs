@@ -313,15 +313,9 @@ mod tests {
     fn a_gap_or_a_short_answer_is_lost() {
         let mut state = State::default();
         assert_eq!(state.on_frame(frame(1, 0, accepted()), 1), Effect::None);
-        assert_eq!(
-            state.on_frame(frame(1, 2, done(0, &[1.0])), 1),
-            Effect::Lost
-        );
+        assert_eq!(state.on_frame(frame(1, 2, done(0, &[1.0])), 1), Effect::Lost);
         let mut state = State::default();
-        assert_eq!(
-            state.on_frame(frame(1, 0, done(0, &[1.0])), 2),
-            Effect::Lost
-        );
+        assert_eq!(state.on_frame(frame(1, 0, done(0, &[1.0])), 2), Effect::Lost);
         let mut state = State::default();
         assert_eq!(
             state.on_frame(frame(1, 0, Frame::Part(part(1, &[1.0]))), 2),
@@ -342,10 +336,7 @@ mod tests {
             Effect::None,
             "late result of the first worker"
         );
-        assert_eq!(
-            state.on_frame(frame(2, 1, done(1, &[8.0])), 2),
-            answered(&[7.0, 8.0])
-        );
+        assert_eq!(state.on_frame(frame(2, 1, done(1, &[8.0])), 2), answered(&[7.0, 8.0]));
     }
 
     #[test]
@@ -398,10 +389,7 @@ mod tests {
         flight.board();
         assert!(flight.join());
         assert!(!flight.leave());
-        assert!(
-            flight.leave(),
-            "the last to leave an unanswered flight cancels it"
-        );
+        assert!(flight.leave(), "the last to leave an unanswered flight cancels it");
         assert!(!flight.join());
         assert!(flight.complete(Err(Failure::new(ErrorCode::Internal, "a"))));
         assert!(!flight.complete(Err(Failure::new(ErrorCode::Internal, "b"))));

@@ -50,13 +50,9 @@ impl Flights {
         }
         let flight = Flight::new(order);
         flight.board();
-        table
-            .by_request
-            .insert(flight.order.request_id, Arc::clone(&flight));
+        table.by_request.insert(flight.order.request_id, Arc::clone(&flight));
         if flight.order.join {
-            table
-                .by_key
-                .insert(flight.order.key.clone(), Arc::clone(&flight));
+            table.by_key.insert(flight.order.key.clone(), Arc::clone(&flight));
         }
         Boarding::Leads(flight)
     }
@@ -90,11 +86,7 @@ impl Flights {
         table.by_request.remove(&flight.order.request_id);
         // The key may belong to another flight: a younger one, when this one was being cancelled or not to be joined.
         let key = &flight.order.key;
-        if table
-            .by_key
-            .get(key)
-            .is_some_and(|known| Arc::ptr_eq(known, flight))
-        {
+        if table.by_key.get(key).is_some_and(|known| Arc::ptr_eq(known, flight)) {
             table.by_key.remove(key);
         }
     }
@@ -154,9 +146,7 @@ mod tests {
             panic!("first leads")
         };
         for _ in 0..63 {
-            assert!(
-                matches!(flights.board(order(Some(1))), Boarding::Joined(flight) if Arc::ptr_eq(&flight, &leader))
-            );
+            assert!(matches!(flights.board(order(Some(1))), Boarding::Joined(flight) if Arc::ptr_eq(&flight, &leader)));
         }
         assert!(matches!(flights.board(order(Some(2))), Boarding::Leads(_)));
         assert!(matches!(flights.board(order(None)), Boarding::Leads(_)));
@@ -174,9 +164,7 @@ mod tests {
             panic!("leads")
         };
         flights.land(&first);
-        assert!(
-            matches!(flights.board(order(Some(1))), Boarding::Joined(flight) if Arc::ptr_eq(&flight, &second))
-        );
+        assert!(matches!(flights.board(order(Some(1))), Boarding::Joined(flight) if Arc::ptr_eq(&flight, &second)));
     }
 
     #[test]

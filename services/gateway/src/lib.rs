@@ -78,9 +78,9 @@ impl process::Service for Gateway {
 async fn serve(config: Config, context: Context) -> anyhow::Result<()> {
     // The port first: a busy one is the most likely mistake and needs no broker to be noticed.
     let address = &config.http.address;
-    let listener = TcpListener::bind(address.as_str()).await.with_context(|| {
-        format!("cannot listen on {address} (set http.address to a free address and port)")
-    })?;
+    let listener = TcpListener::bind(address.as_str())
+        .await
+        .with_context(|| format!("cannot listen on {address} (set http.address to a free address and port)"))?;
     let options = ServerOptions {
         header_timeout: Duration::from_millis(config.http.read_timeout_ms),
         max_connections: config.http.max_in_flight,
@@ -112,22 +112,12 @@ async fn serve(config: Config, context: Context) -> anyhow::Result<()> {
 }
 
 impl Gateway {
-    fn new(
-        config: Config,
-        context: Context,
-        bus: Bus,
-        abandoned: mpsc::Sender<Arc<Flight>>,
-    ) -> anyhow::Result<Self> {
+    fn new(config: Config, context: Context, bus: Bus, abandoned: mpsc::Sender<Arc<Flight>>) -> anyhow::Result<Self> {
         let metrics = Metrics::new(&context.registry)?;
         let clock = context.clock.clone();
         let ttl = Duration::from_millis(config.cache.ttl_ms);
         Ok(Self {
-            authorizer: Authorizer::new(
-                bus.clone(),
-                clock.clone(),
-                &config.authorize,
-                metrics.clone(),
-            ),
+            authorizer: Authorizer::new(bus.clone(), clock.clone(), &config.authorize, metrics.clone()),
             catalog: Catalog::new(clock.monotonic_us(), config.dispatch.no_worker_grace_ms),
             flights: Flights::default(),
             local: Cache::builder()
@@ -163,10 +153,7 @@ impl Gateway {
     ) -> anyhow::Result<()> {
         let tasks = &self.context.tasks;
         let listener = |subject: &'static str| self.bus.subscribe(subject, None);
-        let replies = self
-            .bus
-            .subscribe(&subjects::reply_all(&self.instance), None)
-            .await?;
+        let replies = self.bus.subscribe(&subjects::reply_all(&self.instance), None).await?;
         let beats = listener(subjects::WORKER_BEATS).await?;
         let revoked = listener(subjects::REVOKED).await?;
         let held = listener(subjects::CACHE_HELD).await?;
@@ -205,12 +192,7 @@ impl Gateway {
         tasks.spawn("control", orders);
         tasks.spawn(
             "beat",
-            bus::beat::run(
-                self.bus.clone(),
-                self.context.clone(),
-                || None,
-                stop.clone(),
-            ),
+            bus::beat::run(self.bus.clone(), self.context.clone(), || None, stop.clone()),
         );
         Ok(())
     }

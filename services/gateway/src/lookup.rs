@@ -88,10 +88,7 @@ impl Gateway {
             Boarding::Leads(flight) if call.cache.fresh => (flight, Source::Bypassed),
             Boarding::Leads(flight) => (flight, Source::Computed),
         };
-        let waiter = Waiter {
-            gateway: self,
-            flight,
-        };
+        let waiter = Waiter { gateway: self, flight };
         if source != Source::Coalesced
             && let Err(failure) = self.publish(&waiter.flight, Edition::New).await
         {
@@ -115,13 +112,7 @@ impl Gateway {
         }
     }
 
-    fn order(
-        &self,
-        plan: &Plan,
-        call: &Call,
-        card: &ModelCard,
-        grant: &Grant,
-    ) -> Result<Order, Failure> {
+    fn order(&self, plan: &Plan, call: &Call, card: &ModelCard, grant: &Grant) -> Result<Order, Failure> {
         let lane = Lane::Interactive.max(grant.priority_ceiling);
         let inputs = plan.task.inputs.len();
         let work = Work {
@@ -161,10 +152,7 @@ impl Gateway {
         if !self.known_shared.contains_key(&key.fingerprint()) {
             return None;
         }
-        let answer = Arc::new(Answer::from_cached(
-            model.to_owned(),
-            self.get_shared(key).await?,
-        ));
+        let answer = Arc::new(Answer::from_cached(model.to_owned(), self.get_shared(key).await?));
         self.local.insert(key.clone(), Arc::clone(&answer));
         Some((answer, Source::Shared))
     }
@@ -217,11 +205,7 @@ impl Gateway {
         };
         if let Err(error) = self
             .bus
-            .publish(
-                &subjects::cache_put(key.shard()),
-                Headers::new(),
-                put.into(),
-            )
+            .publish(&subjects::cache_put(key.shard()), Headers::new(), put.into())
             .await
         {
             tracing::debug!(%error, "answer not put into the shared cache");

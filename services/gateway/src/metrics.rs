@@ -1,8 +1,6 @@
 //! Every metric of the gateway. Input: the registry of the process. Output: handles that the steps of a request touch.
 
-use process::metrics::{
-    MetricError, SECONDS_BUCKETS, histogram_vec, int_counter, int_counter_vec, int_gauge,
-};
+use process::metrics::{MetricError, SECONDS_BUCKETS, histogram_vec, int_counter, int_counter_vec, int_gauge};
 use prometheus::{HistogramVec, IntCounter, IntCounterVec, IntGauge, Registry};
 
 /// The gateway's metrics.
@@ -40,8 +38,7 @@ impl Metrics {
     /// When a name is taken.
     pub fn new(registry: &Registry) -> Result<Self, MetricError> {
         let counter = |name: &str, help: &str| int_counter(registry, name, help);
-        let counters =
-            |name: &str, help: &str, label: &str| int_counter_vec(registry, name, help, &[label]);
+        let counters = |name: &str, help: &str, label: &str| int_counter_vec(registry, name, help, &[label]);
         Ok(Self {
             requests: int_counter_vec(
                 registry,
@@ -61,16 +58,8 @@ impl Metrics {
                 "portalis_gateway_requests_in_flight",
                 "Requests being answered.",
             )?,
-            cache: counters(
-                "tiered_cache_hits_total",
-                "Answers by the tier they came from.",
-                "tier",
-            )?,
-            failures: counters(
-                "portalis_gateway_failures_total",
-                "Failures by error code.",
-                "code",
-            )?,
+            cache: counters("tiered_cache_hits_total", "Answers by the tier they came from.", "tier")?,
+            failures: counters("portalis_gateway_failures_total", "Failures by error code.", "code")?,
             republished: counters(
                 "portalis_gateway_republished_total",
                 "Work published again, by reason.",

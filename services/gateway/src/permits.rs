@@ -54,10 +54,7 @@ pub(crate) type Admission = Result<Option<LimitState>, (Failure, Option<LimitSta
 /// How a purse answers.
 enum Purchase {
     Paid(LimitState),
-    Refused {
-        retry_after_ms: u64,
-        state: LimitState,
-    },
+    Refused { retry_after_ms: u64, state: LimitState },
     Empty,
 }
 
@@ -70,11 +67,7 @@ impl Permits {
 
 impl Purse {
     fn state(&self, limit: RequestLimit, now_us: u64) -> LimitState {
-        let permits = if self.valid_until_us > now_us {
-            self.permits
-        } else {
-            0
-        };
+        let permits = if self.valid_until_us > now_us { self.permits } else { 0 };
         LimitState {
             limit: limit.per_minute,
             remaining: self.remaining.saturating_add(permits),
@@ -170,12 +163,7 @@ impl Gateway {
         let timeout = self.bus.request_timeout();
         let reply = self
             .bus
-            .request(
-                &subjects::hold(kid),
-                Headers::new(),
-                payload.into(),
-                timeout,
-            )
+            .request(&subjects::hold(kid), Headers::new(), payload.into(), timeout)
             .await;
         let reply = reply
             .inspect_err(|error| tracing::warn!(%error, kid, "limiter does not answer"))
@@ -195,13 +183,9 @@ fn fails_open(purse: &Purse, now_us: u64, fail_open_ms: u64) -> bool {
 fn settle(purchase: Purchase) -> Option<Admission> {
     match purchase {
         Purchase::Paid(state) => Some(Ok(Some(state))),
-        Purchase::Refused {
-            retry_after_ms,
-            state,
-        } => {
+        Purchase::Refused { retry_after_ms, state } => {
             let message = format!("the limit of {} requests a minute is reached", state.limit);
-            let failure =
-                Failure::new(ErrorCode::RateLimited, message).retry_after_ms(retry_after_ms);
+            let failure = Failure::new(ErrorCode::RateLimited, message).retry_after_ms(retry_after_ms);
             Some(Err((failure, Some(state))))
         }
         Purchase::Empty => None,

@@ -5,9 +5,7 @@ use blake3::Hasher;
 use schemas::cache::CacheKey;
 use schemas::error::{ErrorCode, Failure};
 use schemas::fleet::{ModelCard, Operation};
-use schemas::http::{
-    EmbeddingType, EmbeddingsInput, EmbeddingsRequest, EncodingFormat, MAX_INPUTS, OneOrMany,
-};
+use schemas::http::{EmbeddingType, EmbeddingsInput, EmbeddingsRequest, EncodingFormat, MAX_INPUTS, OneOrMany};
 use schemas::work::{EmbedInput, EmbedTask, InputType, Truncate};
 use serde_bytes::ByteBuf;
 
@@ -23,10 +21,7 @@ pub struct Plan {
 }
 
 /// NIM's way to name the side of a search in the model's name.
-const SUFFIXES: [(&str, InputType); 2] = [
-    ("-query", InputType::Query),
-    ("-passage", InputType::Passage),
-];
+const SUFFIXES: [(&str, InputType); 2] = [("-query", InputType::Query), ("-passage", InputType::Passage)];
 
 /// The candidates for the model a client means: the name itself, then the name without NIM's suffix and what it says.
 pub fn model_candidates(name: &str) -> impl Iterator<Item = (&str, Option<InputType>)> {
@@ -47,10 +42,7 @@ pub fn embeddings(
     tenant: &str,
 ) -> Result<Plan, Failure> {
     if !card.operations.contains(&Operation::Embed) {
-        return Err(invalid(
-            "model",
-            format!("model '{}' does not embed", card.name),
-        ));
+        return Err(invalid("model", format!("model '{}' does not embed", card.name)));
     }
     let inputs = inputs(request.input)?;
     check_dimensions(request.dimensions, card)?;
@@ -80,10 +72,7 @@ fn inputs(input: EmbeddingsInput) -> Result<Vec<EmbedInput>, Failure> {
         EmbeddingsInput::Many(inputs) => inputs,
     };
     if inputs.is_empty() {
-        return Err(invalid(
-            "input",
-            "'input' is empty: at least one text is needed",
-        ));
+        return Err(invalid("input", "'input' is empty: at least one text is needed"));
     }
     if inputs.len() > MAX_INPUTS {
         let message = format!(
@@ -144,17 +133,11 @@ fn check_modality(modality: Option<&OneOrMany>, inputs: usize) -> Result<(), Fai
     if kinds.len() != 1 && kinds.len() != inputs {
         return Err(invalid(
             "modality",
-            format!(
-                "'modality' has {} elements; 1 or {inputs} are needed",
-                kinds.len()
-            ),
+            format!("'modality' has {} elements; 1 or {inputs} are needed", kinds.len()),
         ));
     }
     if kinds.iter().any(|kind| kind != "text") {
-        return Err(invalid(
-            "modality",
-            "only 'text' is supported as 'modality'",
-        ));
+        return Err(invalid("modality", "only 'text' is supported as 'modality'"));
     }
     Ok(())
 }
@@ -171,10 +154,7 @@ fn input_type(
     let named = field.or(side);
     named.map(Some).ok_or_else(|| {
         // The text is NIM's, clients look for it.
-        invalid(
-            "input_type",
-            "'input_type' parameter is required for asymmetric models",
-        )
+        invalid("input_type", "'input_type' parameter is required for asymmetric models")
     })
 }
 
@@ -263,22 +243,10 @@ mod tests {
             (r#"{"model":"m","input":["a",""]}"#, "input[1]"),
             (r#"{"model":"m","input":[[1],[]]}"#, "input[1]"),
             (r#"{"model":"m","input":"a","dimensions":-1}"#, "dimensions"),
-            (
-                r#"{"model":"m","input":"a","dimensions":128}"#,
-                "dimensions",
-            ),
-            (
-                r#"{"model":"m","input":"a","embedding_type":"int8"}"#,
-                "embedding_type",
-            ),
-            (
-                r#"{"model":"m","input":"a","modality":"image"}"#,
-                "modality",
-            ),
-            (
-                r#"{"model":"m","input":["a"],"modality":["text","text"]}"#,
-                "modality",
-            ),
+            (r#"{"model":"m","input":"a","dimensions":128}"#, "dimensions"),
+            (r#"{"model":"m","input":"a","embedding_type":"int8"}"#, "embedding_type"),
+            (r#"{"model":"m","input":"a","modality":"image"}"#, "modality"),
+            (r#"{"model":"m","input":["a"],"modality":["text","text"]}"#, "modality"),
         ];
         for (json, param) in cases {
             let failure = plan(json).unwrap_err();
@@ -288,8 +256,7 @@ mod tests {
                 "{json}"
             );
         }
-        let many =
-            serde_json::json!({"model": "m", "input": vec!["a"; MAX_INPUTS + 1]}).to_string();
+        let many = serde_json::json!({"model": "m", "input": vec!["a"; MAX_INPUTS + 1]}).to_string();
         assert_eq!(plan(&many).unwrap_err().param.as_deref(), Some("input"));
         assert!(plan(r#"{"model":"m","input":"a","dimensions":384,"modality":["text"]}"#).is_ok());
     }
@@ -312,8 +279,7 @@ mod tests {
         ] {
             assert_ne!(plan(other).unwrap().key, base.key, "{other}");
         }
-        let other_tenant =
-            embeddings(request(r#"{"model":"m","input":"a"}"#), None, &card(), "u").unwrap();
+        let other_tenant = embeddings(request(r#"{"model":"m","input":"a"}"#), None, &card(), "u").unwrap();
         assert_ne!(
             other_tenant.key.digest, base.key.digest,
             "the tenant is inside the digest too"
@@ -322,13 +288,7 @@ mod tests {
             revision: "r2".to_owned(),
             ..card()
         };
-        let plan = embeddings(
-            request(r#"{"model":"m","input":"a"}"#),
-            None,
-            &other_revision,
-            "t",
-        )
-        .unwrap();
+        let plan = embeddings(request(r#"{"model":"m","input":"a"}"#), None, &other_revision, "t").unwrap();
         assert_ne!(plan.key, base.key);
     }
 

@@ -66,15 +66,8 @@ impl Gateway {
         let effect = flight.state().on_frame(frame, flight.order.inputs);
         match effect {
             Effect::None => {}
-            Effect::Answered {
-                vectors,
-                input_tokens,
-            } => {
-                let answer = Arc::new(Answer::new(
-                    flight.order.model.clone(),
-                    vectors,
-                    input_tokens,
-                ));
+            Effect::Answered { vectors, input_tokens } => {
+                let answer = Arc::new(Answer::new(flight.order.model.clone(), vectors, input_tokens));
                 self.keep(&flight, &answer).await;
                 self.finish(&flight, Ok(answer));
                 if flight.state().edition > 1 {
@@ -112,7 +105,10 @@ impl Gateway {
 
 fn refused(error: &PublishError) -> Failure {
     match error {
-        PublishError::Full { limit: FullLimit::SubjectMessages, .. } => Failure::new(
+        PublishError::Full {
+            limit: FullLimit::SubjectMessages,
+            ..
+        } => Failure::new(
             ErrorCode::TenantQueueFull,
             "as much of your work is queued for this model as one tenant may have; send less at once",
         )
@@ -120,9 +116,10 @@ fn refused(error: &PublishError) -> Failure {
         PublishError::Full { .. } => {
             Failure::new(ErrorCode::QueueFull, "the queue of this model is full").retry_after_ms(FULL_RETRY_AFTER_MS)
         }
-        PublishError::TooLarge { .. } => {
-            Failure::new(ErrorCode::BodyTooLarge, "the request is larger than a work message may be")
-        }
+        PublishError::TooLarge { .. } => Failure::new(
+            ErrorCode::BodyTooLarge,
+            "the request is larger than a work message may be",
+        ),
         _ => crate::dispatch::unavailable("the queue refused the request"),
     }
 }

@@ -35,9 +35,7 @@ enum Remedy {
 /// # Errors
 /// Never; the signature is that of a task.
 pub(crate) async fn run(gateway: Arc<Gateway>, stop: CancellationToken) -> anyhow::Result<()> {
-    let mut tick = tokio::time::interval(Duration::from_millis(
-        gateway.config.dispatch.rescue_interval_ms,
-    ));
+    let mut tick = tokio::time::interval(Duration::from_millis(gateway.config.dispatch.rescue_interval_ms));
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut connected = gateway.bus.connected();
     loop {
@@ -182,12 +180,7 @@ impl Gateway {
         Remedy::None
     }
 
-    pub(crate) async fn republish(
-        &self,
-        flight: &Arc<Flight>,
-        edition: Edition,
-        reason: &'static str,
-    ) {
+    pub(crate) async fn republish(&self, flight: &Arc<Flight>, edition: Edition, reason: &'static str) {
         self.metrics.republished.with_label_values(&[reason]).inc();
         // What is left of the old message is not cancelled here: workers know work by its request id and would drop the
         // new message with it. Copies are stopped when one of them is answered, and the ledger books a request once.

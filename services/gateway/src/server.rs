@@ -61,12 +61,7 @@ async fn pause(error: &io::Error) {
     tokio::time::sleep(ACCEPT_PAUSE).await;
 }
 
-async fn connection(
-    stream: TcpStream,
-    router: Router,
-    options: ServerOptions,
-    soft: CancellationToken,
-) {
+async fn connection(stream: TcpStream, router: Router, options: ServerOptions, soft: CancellationToken) {
     // Without it a streamed answer waits 40 ms for the client's delayed acknowledgement.
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%error, "connection without TCP_NODELAY");
@@ -76,8 +71,7 @@ async fn connection(
         .timer(TokioTimer::new())
         .header_read_timeout(options.header_timeout)
         .pipeline_flush(true);
-    let connection =
-        builder.serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
+    let connection = builder.serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
     let mut connection = std::pin::pin!(connection);
     let mut draining = false;
     loop {

@@ -65,9 +65,7 @@ pub(crate) fn on_revoked(gateway: &Gateway, revoked: Revoked) {
 /// The shared cache has new answers.
 pub(crate) fn on_held(gateway: &Gateway, held: CacheHeld) {
     for fingerprint in held.fingerprints.as_chunks::<8>().0 {
-        gateway
-            .known_shared
-            .insert(u64::from_le_bytes(*fingerprint), ());
+        gateway.known_shared.insert(u64::from_le_bytes(*fingerprint), ());
     }
 }
 
@@ -76,10 +74,7 @@ pub(crate) fn on_purge(gateway: &Gateway, purge: CachePurge) {
     match purge.tenant {
         None => gateway.local.invalidate_all(),
         Some(tenant) => {
-            if let Err(error) = gateway
-                .local
-                .invalidate_entries_if(move |key, _| key.tenant == tenant)
-            {
+            if let Err(error) = gateway.local.invalidate_entries_if(move |key, _| key.tenant == tenant) {
                 tracing::error!(%error, "local cache cannot forget one tenant, forgetting all");
                 gateway.local.invalidate_all();
             }
@@ -107,11 +102,7 @@ pub(crate) async fn follow_models(
             Ok(WatchEvent::Put(entry)) => match wire::decode::<ModelCard>(&entry.value) {
                 Ok(card) => gateway.catalog.on_card(card),
                 Err(error) => {
-                    gateway
-                        .metrics
-                        .malformed
-                        .with_label_values(&["models"])
-                        .inc();
+                    gateway.metrics.malformed.with_label_values(&["models"]).inc();
                     tracing::warn!(%error, key = entry.key, "model card cannot be read");
                 }
             },
@@ -133,10 +124,7 @@ pub(crate) async fn follow_models(
 ///
 /// # Errors
 /// Never; the signature is that of a task.
-pub(crate) async fn follow_connection(
-    gateway: Arc<Gateway>,
-    stop: CancellationToken,
-) -> anyhow::Result<()> {
+pub(crate) async fn follow_connection(gateway: Arc<Gateway>, stop: CancellationToken) -> anyhow::Result<()> {
     let component = gateway.health.component("bus");
     let mut connected = gateway.bus.connected();
     loop {
@@ -165,12 +153,7 @@ impl Gateway {
         let timeout = self.bus.request_timeout();
         match self
             .bus
-            .request(
-                subjects::CACHE_INDEX,
-                Headers::new(),
-                payload.into(),
-                timeout,
-            )
+            .request(subjects::CACHE_INDEX, Headers::new(), payload.into(), timeout)
             .await
         {
             Ok(message) => {

@@ -34,8 +34,7 @@ pub fn reply_to(job: &Job) -> Option<ReplyTo> {
     let subject = job.headers.get(headers::REPLY)?;
     // The broker would take an empty subject or a wildcard for an error of this whole connection.
     let sound = !subject.is_empty() && !subject.contains(['*', '>', ' ', '\t']);
-    let format =
-        Format::from_content_type(job.headers.get(headers::CONTENT_TYPE)).unwrap_or_default();
+    let format = Format::from_content_type(job.headers.get(headers::CONTENT_TYPE)).unwrap_or_default();
     sound.then(|| ReplyTo {
         subject: subject.to_owned(),
         format,
@@ -46,18 +45,12 @@ pub fn reply_to(job: &Job) -> Option<ReplyTo> {
 ///
 /// # Errors
 /// [`Refusal`].
-pub async fn admit(
-    job: &Job,
-    model: &str,
-    verifier: &Verifier,
-    now_ms: u64,
-) -> Result<Request, Refusal> {
+pub async fn admit(job: &Job, model: &str, verifier: &Verifier, now_ms: u64) -> Result<Request, Refusal> {
     let deadline_ms = job.headers.get_u64(headers::DEADLINE);
     if deadline_ms.is_some_and(|deadline_ms| deadline_ms <= now_ms) {
         return Err(Refusal::Expired);
     }
-    let reply =
-        reply_to(job).ok_or_else(|| malformed("header Portalis-Reply is missing or no subject"))?;
+    let reply = reply_to(job).ok_or_else(|| malformed("header Portalis-Reply is missing or no subject"))?;
     let Some((_, lane, tenant)) = subjects::parse_work(job.subject()) else {
         return Err(malformed("the subject is not a work subject"));
     };
@@ -94,9 +87,8 @@ pub async fn admit(
 }
 
 fn unix_ms(time: SystemTime) -> u64 {
-    time.duration_since(UNIX_EPOCH).map_or(0, |since| {
-        u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
-    })
+    time.duration_since(UNIX_EPOCH)
+        .map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
 }
 
 fn malformed(message: &str) -> Refusal {
@@ -104,9 +96,7 @@ fn malformed(message: &str) -> Refusal {
 }
 
 fn unauthorized(error: &IdentityError) -> Refusal {
-    Refusal::Unauthorized(
-        Failure::new(ErrorCode::Unauthorized, error.to_string()).param(headers::IDENTITY),
-    )
+    Refusal::Unauthorized(Failure::new(ErrorCode::Unauthorized, error.to_string()).param(headers::IDENTITY))
 }
 
 fn read(job: &Job) -> Result<Work, Refusal> {
@@ -127,22 +117,13 @@ fn check_rights(
     tenant: &str,
     lane: schemas::work::Lane,
 ) -> Result<(), Refusal> {
-    let refuse = |message: String| {
-        Err(Refusal::Unauthorized(Failure::new(
-            ErrorCode::Forbidden,
-            message,
-        )))
-    };
+    let refuse = |message: String| Err(Refusal::Unauthorized(Failure::new(ErrorCode::Forbidden, message)));
     if claims.tnt != tenant {
         return refuse("the identity is not that of the tenant in the subject".to_owned());
     }
     if work.model != model {
         return Err(Refusal::Invalid(
-            Failure::new(
-                ErrorCode::ModelNotFound,
-                format!("this queue is for model '{model}'"),
-            )
-            .param("model"),
+            Failure::new(ErrorCode::ModelNotFound, format!("this queue is for model '{model}'")).param("model"),
         ));
     }
     if !claims.allows_model(model) || !claims.scp.contains(&schemas::policy::Scope::Inference) {
@@ -155,13 +136,9 @@ fn check_rights(
 }
 
 fn check_task(task: &EmbedTask) -> Result<(), Refusal> {
-    let invalid = |message: String| {
-        Refusal::Invalid(Failure::new(ErrorCode::InvalidField, message).param("input"))
-    };
+    let invalid = |message: String| Refusal::Invalid(Failure::new(ErrorCode::InvalidField, message).param("input"));
     if task.inputs.is_empty() {
-        return Err(invalid(
-            "'inputs' is empty: at least one is needed".to_owned(),
-        ));
+        return Err(invalid("'inputs' is empty: at least one is needed".to_owned()));
     }
     if task.inputs.len() > schemas::http::MAX_INPUTS {
         let limit = schemas::http::MAX_INPUTS;
@@ -177,11 +154,7 @@ fn check_task(task: &EmbedTask) -> Result<(), Refusal> {
 ///
 /// # Errors
 /// A failure that names the input.
-pub fn tokenize(
-    model: &EmbeddingModel,
-    inputs: &[EmbedInput],
-    truncate: Truncate,
-) -> Result<Vec<TokenIds>, Failure> {
+pub fn tokenize(model: &EmbeddingModel, inputs: &[EmbedInput], truncate: Truncate) -> Result<Vec<TokenIds>, Failure> {
     let truncate = match truncate {
         Truncate::None => engine::Truncate::None,
         Truncate::Start => engine::Truncate::Start,

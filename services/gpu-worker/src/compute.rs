@@ -55,11 +55,7 @@ impl Device {
     /// A device for the echo engine, with its drills.
     #[must_use]
     pub fn echo(model: EmbeddingModel, config: &EchoConfig) -> Self {
-        let tokens = |text: &str| {
-            model
-                .tokenize(engine::Input::Text(text), engine::Truncate::None)
-                .ok()
-        };
+        let tokens = |text: &str| model.tokenize(engine::Input::Text(text), engine::Truncate::None).ok();
         let abort_on = tokens(&config.abort_on).map(TokenIds::into_vec);
         let echo = Echo {
             batch: Duration::from_micros(config.batch_us),
@@ -112,12 +108,9 @@ impl Device {
             if is_poisoned {
                 abort(); // Here a real engine would: while it computes.
             }
-            let joined = tokio::task::spawn_blocking(move || {
-                model.embed(&tokens).map_err(|error| explain(&error))
-            })
-            .await;
-            let result =
-                joined.unwrap_or_else(|error| Err(format!("the engine panicked: {error}")));
+            let joined =
+                tokio::task::spawn_blocking(move || model.embed(&tokens).map_err(|error| explain(&error))).await;
+            let result = joined.unwrap_or_else(|error| Err(format!("the engine panicked: {error}")));
             Computed {
                 items,
                 result,

@@ -76,10 +76,7 @@ mod tests {
     fn a_full_batch_lane_leaves_room_for_those_who_wait() {
         let pulls = next_pulls(64, [load(0, 10), load(32, 0), load(16, 0)]);
         assert_eq!(pulls, [0, 0, 0], "6 are free but a group is 16");
-        assert_eq!(
-            next_pulls(64, [load(0, 0), load(32, 0), load(16, 0)]),
-            [16, 0, 0]
-        );
+        assert_eq!(next_pulls(64, [load(0, 0), load(32, 0), load(16, 0)]), [16, 0, 0]);
     }
 
     proptest! {

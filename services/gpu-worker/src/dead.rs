@@ -59,12 +59,7 @@ impl<'a> Corpse<'a> {
 ///
 /// # Errors
 /// When the broker does not take it; the message stays where it is then.
-pub(crate) async fn bury(
-    bus: &Bus,
-    corpse: &Corpse<'_>,
-    reason: &str,
-    now_ms: u64,
-) -> Result<(), PublishError> {
+pub(crate) async fn bury(bus: &Bus, corpse: &Corpse<'_>, reason: &str, now_ms: u64) -> Result<(), PublishError> {
     let Some((slug, ..)) = subjects::parse_work(corpse.subject) else {
         return Ok(()); // Not work; nothing of ours.
     };
@@ -92,14 +87,9 @@ pub(crate) async fn bury(
         headers::MESSAGE_ID,
         format!("{}:{}:{}", corpse.stream, corpse.sequence, corpse.subject),
     );
-    bus.publish_acked(
-        &subjects::dead(slug),
-        message_headers,
-        payload.into(),
-        TIMEOUT,
-    )
-    .await
-    .map(drop)
+    bus.publish_acked(&subjects::dead(slug), message_headers, payload.into(), TIMEOUT)
+        .await
+        .map(drop)
 }
 
 /// The broker's note that a message was delivered too often.
@@ -128,9 +118,7 @@ impl Mover {
         let mut puller = Puller::new(&self.bus).await?;
         while !stop.is_cancelled() {
             if puller.outstanding(&consumer) == 0
-                && let Err(error) = puller
-                    .request(&consumer, PULL, PULL_TIMES.0, PULL_TIMES.1)
-                    .await
+                && let Err(error) = puller.request(&consumer, PULL, PULL_TIMES.0, PULL_TIMES.1).await
             {
                 tracing::debug!(%error, "no advisories pulled now");
             }
@@ -163,10 +151,7 @@ impl Mover {
         let advisory: Advisory = match serde_json::from_slice(&job.payload) {
             Ok(advisory) => advisory,
             Err(error) => {
-                self.metrics
-                    .malformed
-                    .with_label_values(&["advisory"])
-                    .inc();
+                self.metrics.malformed.with_label_values(&["advisory"]).inc();
                 tracing::warn!(%error, "advisory cannot be read");
                 let _ = job.term("not an advisory").await;
                 return;
@@ -185,11 +170,7 @@ impl Mover {
         if !advisory.stream.starts_with(&streams::work_stream_name("")) {
             return Ok(()); // Another application's queue on the same broker.
         }
-        let message = match self
-            .bus
-            .get_message(&advisory.stream, advisory.stream_seq)
-            .await
-        {
+        let message = match self.bus.get_message(&advisory.stream, advisory.stream_seq).await {
             Ok(message) => message,
             Err(bus::JetStreamError::NotFound { .. }) => return Ok(()), // Moved already, or cancelled.
             Err(error) => return Err(error.into()),
@@ -212,9 +193,7 @@ impl Mover {
             "work is dead"
         );
         answer_dead(&self.bus, &message, advisory.deliveries).await;
-        self.bus
-            .delete_message(&advisory.stream, advisory.stream_seq)
-            .await?;
+        self.bus.delete_message(&advisory.stream, advisory.stream_seq).await?;
         Ok(())
     }
 }
@@ -237,17 +216,14 @@ pub(crate) fn poisoned() -> Failure {
 }
 
 async fn answer_dead(bus: &Bus, message: &StoredMessage, deliveries: u64) {
-    let format =
-        Format::from_content_type(message.headers.get(headers::CONTENT_TYPE)).unwrap_or_default();
+    let format = Format::from_content_type(message.headers.get(headers::CONTENT_TYPE)).unwrap_or_default();
     let (Some(subject), Ok(work)) = (
         message.headers.get(headers::REPLY),
         wire::decode_as::<Work>(format, &message.payload),
     ) else {
         return;
     };
-    let attempt = u32::try_from(deliveries)
-        .unwrap_or(u32::MAX)
-        .saturating_add(1);
+    let attempt = u32::try_from(deliveries).unwrap_or(u32::MAX).saturating_add(1);
     let frame = ReplyFrame {
         request_id: work.request_id,
         attempt,
@@ -255,9 +231,7 @@ async fn answer_dead(bus: &Bus, message: &StoredMessage, deliveries: u64) {
         frame: Frame::Failed(poisoned()),
     };
     let payload = if subjects::is_reply_batch(subject) && format == Format::MessagePack {
-        wire::encode(&ReplyBatch {
-            frames: vec![frame],
-        })
+        wire::encode(&ReplyBatch { frames: vec![frame] })
     } else {
         wire::encode_as(format, &frame)
     };

@@ -39,13 +39,7 @@ pub struct Desk {
 impl Desk {
     /// An empty desk.
     #[must_use]
-    pub fn new(
-        model: String,
-        reporter: Reporter,
-        clock: Clock,
-        metrics: Metrics,
-        stats: Arc<Stats>,
-    ) -> Self {
+    pub fn new(model: String, reporter: Reporter, clock: Clock, metrics: Metrics, stats: Arc<Stats>) -> Self {
         Self {
             outbox: Outbox::default(),
             settlement: Settlement::default(),
@@ -65,16 +59,10 @@ impl Desk {
     /// Notes what a batch took.
     pub fn count_batch(&mut self, computed: &Computed) {
         let tokens: u64 = computed.items.iter().map(|item| item.tokens).sum();
-        self.metrics
-            .batch_items
-            .observe(computed.items.len() as f64);
+        self.metrics.batch_items.observe(computed.items.len() as f64);
         self.metrics.batch_tokens.observe(tokens as f64);
-        self.metrics
-            .compute_seconds
-            .observe(computed.busy.as_secs_f64());
-        self.metrics
-            .busy_seconds
-            .inc_by(computed.busy.as_secs_f64());
+        self.metrics.compute_seconds.observe(computed.busy.as_secs_f64());
+        self.metrics.busy_seconds.inc_by(computed.busy.as_secs_f64());
         self.metrics.tokens.inc_by(tokens);
         self.stats.on_batch(tokens, computed.busy);
     }
@@ -92,9 +80,7 @@ impl Desk {
             &self.reporter,
             self.clock.now_unix_ms(),
         );
-        self.metrics
-            .queue_seconds
-            .observe(event.queue_us as f64 / 1e6);
+        self.metrics.queue_seconds.observe(event.queue_us as f64 / 1e6);
         tracing::debug!(
             request_id = %held.request.request_id,
             trace_id = held.request.trace_id,
@@ -141,9 +127,7 @@ impl Desk {
         self.count(outcome);
         tracing::info!(subject = job.subject(), %failure, "work refused");
         self.tell(&job, failure);
-        self.settlement
-            .jobs
-            .push((job, Verdict::Term("refused".to_owned())));
+        self.settlement.jobs.push((job, Verdict::Term("refused".to_owned())));
     }
 
     /// A message that cannot be read: kept as a dead letter.
@@ -168,9 +152,7 @@ impl Desk {
     /// A request for which there is no room: somebody else may have some.
     pub fn give_back(&mut self, held: Held) {
         self.count("given_back");
-        self.settlement
-            .jobs
-            .push((held.job, Verdict::GiveBack(RETRY_PAUSE)));
+        self.settlement.jobs.push((held.job, Verdict::GiveBack(RETRY_PAUSE)));
     }
 
     /// A request that failed although it ran alone: tried again, and dead after the last attempt.
@@ -180,9 +162,7 @@ impl Desk {
         if i64::from(held.attempt()) < MAX_WORK_DELIVERIES {
             self.count("given_back");
             let pause = RETRY_PAUSE * held.attempt();
-            self.settlement
-                .jobs
-                .push((held.job, Verdict::GiveBack(pause)));
+            self.settlement.jobs.push((held.job, Verdict::GiveBack(pause)));
             return;
         }
         self.count("dead");
@@ -201,9 +181,7 @@ impl Desk {
             }
             Err(error) => {
                 tracing::warn!(%error, "dead letter not stored, the message goes back to the queue");
-                self.settlement
-                    .jobs
-                    .push((job, Verdict::GiveBack(RETRY_PAUSE)));
+                self.settlement.jobs.push((job, Verdict::GiveBack(RETRY_PAUSE)));
             }
         }
     }

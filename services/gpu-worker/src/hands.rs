@@ -76,10 +76,7 @@ impl Hands {
     /// Requests held, by lane in the order of [`Lane::ALL`].
     #[must_use]
     pub fn lane_load(&self) -> [LaneLoad; 3] {
-        self.lanes.map(|held| LaneLoad {
-            held,
-            outstanding: 0,
-        })
+        self.lanes.map(|held| LaneLoad { held, outstanding: 0 })
     }
 
     /// Everything held.
@@ -153,9 +150,7 @@ impl Hands {
             return Ok(self.whole(key));
         }
         match self.planner.poll(now_us) {
-            Decision::Run(ids) => {
-                Ok(self.collect(ids.into_iter().map(|id| (id >> INDEX_BITS, index_of(id)))))
-            }
+            Decision::Run(ids) => Ok(self.collect(ids.into_iter().map(|id| (id >> INDEX_BITS, index_of(id))))),
             Decision::WaitUntil(at_us) => Err(Some(at_us)),
             Decision::Idle => Err(None),
         }
@@ -172,10 +167,7 @@ impl Hands {
             tokens: Vec::new(),
         };
         for (key, index) in ids {
-            let slot = self
-                .held
-                .get_mut(&key)
-                .and_then(|held| held.tokens.get_mut(index));
+            let slot = self.held.get_mut(&key).and_then(|held| held.tokens.get_mut(index));
             if let Some(tokens) = slot.and_then(Option::take) {
                 batch.items.push(Item {
                     key,
@@ -223,9 +215,7 @@ impl Hands {
                 }
                 self.over(&keys)
             }
-            Err(reason) => {
-                self.on_failed(&computed.items, &keys, tokens.unwrap_or_default(), reason)
-            }
+            Err(reason) => self.on_failed(&computed.items, &keys, tokens.unwrap_or_default(), reason),
         }
     }
 
@@ -245,13 +235,7 @@ impl Hands {
         finished
     }
 
-    fn on_failed(
-        &mut self,
-        items: &[Item],
-        keys: &[u64],
-        tokens: Vec<TokenIds>,
-        reason: String,
-    ) -> Finished {
+    fn on_failed(&mut self, items: &[Item], keys: &[u64], tokens: Vec<TokenIds>, reason: String) -> Finished {
         if let [key] = keys {
             return Finished {
                 failed: self.remove(*key).map(|held| (held, reason)),
@@ -272,9 +256,7 @@ impl Hands {
             if let Some(held) = self.held.get_mut(key) {
                 held.alone = true;
                 // What of it waits in the planner is computed with the rest of it, alone.
-                let waiting: Vec<u64> = (0..held.tokens.len())
-                    .map(|index| item_id(*key, index))
-                    .collect();
+                let waiting: Vec<u64> = (0..held.tokens.len()).map(|index| item_id(*key, index)).collect();
                 waiting.into_iter().for_each(|id| {
                     self.planner.remove(id);
                 });

@@ -52,10 +52,7 @@ impl Verifier {
         let lifetime = Duration::from_secs(MAX_LIFETIME_S + LEEWAY_S);
         Self {
             keys: RwLock::default(),
-            tokens: Cache::builder()
-                .max_capacity(MAX_TOKENS)
-                .time_to_live(lifetime)
-                .build(),
+            tokens: Cache::builder().max_capacity(MAX_TOKENS).time_to_live(lifetime).build(),
             unknown: Cache::builder()
                 .max_capacity(MAX_UNKNOWN_KEYS)
                 .time_to_live(UNKNOWN_FOR)
@@ -68,11 +65,7 @@ impl Verifier {
     ///
     /// # Errors
     /// [`IdentityError`]; an unknown key is looked up once before it is refused.
-    pub async fn verify(
-        &self,
-        token: Option<&str>,
-        published_s: u64,
-    ) -> Result<Arc<Claims>, IdentityError> {
+    pub async fn verify(&self, token: Option<&str>, published_s: u64) -> Result<Arc<Claims>, IdentityError> {
         let token = token.ok_or(IdentityError::Missing)?;
         let hash = *blake3::hash(token.as_bytes()).as_bytes();
         let claims = match self.tokens.get(&hash) {
@@ -91,8 +84,7 @@ impl Verifier {
     }
 
     async fn decode(&self, token: &str) -> Result<Claims, IdentityError> {
-        let invalid =
-            |error: jsonwebtoken::errors::Error| IdentityError::Invalid(error.to_string());
+        let invalid = |error: jsonwebtoken::errors::Error| IdentityError::Invalid(error.to_string());
         let header = jsonwebtoken::decode_header(token).map_err(invalid)?;
         let kid = header
             .kid
@@ -111,9 +103,7 @@ impl Verifier {
             .map_err(invalid)?
             .claims;
         if claims.exp.saturating_sub(claims.iat) > MAX_LIFETIME_S {
-            return Err(IdentityError::Invalid(format!(
-                "lives longer than {MAX_LIFETIME_S} s"
-            )));
+            return Err(IdentityError::Invalid(format!("lives longer than {MAX_LIFETIME_S} s")));
         }
         Ok(claims)
     }
@@ -153,17 +143,11 @@ impl Verifier {
     }
 
     fn forget(&self, kid: &str) {
-        self.keys
-            .write()
-            .unwrap_or_else(PoisonError::into_inner)
-            .remove(kid);
+        self.keys.write().unwrap_or_else(PoisonError::into_inner).remove(kid);
     }
 
     fn forget_all(&self) {
-        self.keys
-            .write()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clear();
+        self.keys.write().unwrap_or_else(PoisonError::into_inner).clear();
     }
 }
 

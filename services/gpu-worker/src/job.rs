@@ -166,10 +166,7 @@ impl Held {
             first = first.saturating_add(count);
         }
         let last = parts.pop().unwrap_or_default();
-        let mut frames: Vec<ReplyFrame> = parts
-            .into_iter()
-            .map(|part| self.frame(Frame::Part(part)))
-            .collect();
+        let mut frames: Vec<ReplyFrame> = parts.into_iter().map(|part| self.frame(Frame::Part(part))).collect();
         frames.push(self.frame(Frame::Done(Done { embed: last, usage })));
         frames
     }
@@ -181,9 +178,7 @@ impl Held {
         CostEvent {
             // One id for computed and cancelled: a request pays once, whichever is told first.
             event_id: match kind {
-                CostKind::Waste => {
-                    schemas::cost::waste_event_id(&request_id, self.attempt(), &report.instance)
-                }
+                CostKind::Waste => schemas::cost::waste_event_id(&request_id, self.attempt(), &report.instance),
                 _ => computed_event_id(&request_id),
             },
             kind,
@@ -233,10 +228,7 @@ pub fn shares(time_ns: u64, weights: &[u64]) -> Vec<u64> {
     let missing = time_ns - shares.iter().sum::<u64>();
     let mut order: Vec<usize> = (0..weights.len()).collect();
     order.sort_by_key(|index| std::cmp::Reverse(product(weights[*index]) % total));
-    for index in order
-        .into_iter()
-        .take(usize::try_from(missing).unwrap_or(usize::MAX))
-    {
+    for index in order.into_iter().take(usize::try_from(missing).unwrap_or(usize::MAX)) {
         shares[index] += 1;
     }
     shares

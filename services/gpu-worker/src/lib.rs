@@ -66,11 +66,7 @@ impl process::Service for GpuWorker {
 
 async fn serve(config: Config, context: Context) -> anyhow::Result<()> {
     let ready = context.health.component("model");
-    let slots = config.queue.slots;
-    anyhow::ensure!(
-        slots >= MIN_SLOTS,
-        "queue.slots is {slots}; set it to {MIN_SLOTS} or more, one for each lane"
-    );
+    check_slots(config.queue.slots)?;
     // The model first: a broken file is found before any traffic is taken.
     let echo = config.echo.clone();
     let model_config = config.model.clone();
@@ -79,22 +75,14 @@ async fn serve(config: Config, context: Context) -> anyhow::Result<()> {
         .await
         .context("cannot reach the message bus")?;
     let card = provision::card(&config.model, &device, context.clock.now_unix_ms() / 1_000);
-    let provisioner = Provisioner::new(
-        bus.clone(),
-        card.clone(),
-        config.queue.max_queued_per_tenant_lane,
-    );
+    let provisioner = Provisioner::new(bus.clone(), card.clone(), config.queue.max_queued_per_tenant_lane);
     provisioner
         .provision()
         .await
         .context("cannot make the queues of the model")?;
     let verifier = Arc::new(Verifier::new(bus.kv(&streams::jwks_bucket()).await?));
-    let cancels = bus
-        .subscribe(&subjects::cancel_model(&card.slug), None)
-        .await?;
-    let own_cancels = bus
-        .subscribe(&subjects::cancel_worker(&context.instance), None)
-        .await?;
+    let cancels = bus.subscribe(&subjects::cancel_model(&card.slug), None).await?;
+    let own_cancels = bus.subscribe(&subjects::cancel_worker(&context.instance), None).await?;
     let puller = Puller::new(&bus).await?;
     let stop = CancellationToken::new();
     let metrics = Metrics::new(&context.registry)?;
@@ -105,10 +93,7 @@ async fn serve(config: Config, context: Context) -> anyhow::Result<()> {
     };
     let stats = Arc::new(Stats::default());
     let tasks = &context.tasks;
-    tasks.spawn(
-        "signing keys",
-        identity::follow(Arc::clone(&verifier), stop.clone()),
-    );
+    tasks.spawn("signing keys", identity::follow(Arc::clone(&verifier), stop.clone()));
     tasks.spawn(
         "provisioner",
         provisioner.follow(context.health.component("bus"), stop.clone()),
@@ -117,17 +102,9 @@ async fn serve(config: Config, context: Context) -> anyhow::Result<()> {
     let (model, slots, beaten) = (card.name.clone(), config.queue.slots, Arc::clone(&stats));
     let beat = move || Some(beaten.beat(&model, slots, DEVICE));
     let malformed = metrics.malformed.with_label_values(&["control"]);
-    let orders = bus::control::run(
-        bus.clone(),
-        context.clone(),
-        move || malformed.inc(),
-        stop.clone(),
-    );
+    let orders = bus::control::run(bus.clone(), context.clone(), move || malformed.inc(), stop.clone());
     tasks.spawn("control", orders);
-    tasks.spawn(
-        "beat",
-        bus::beat::run(bus.clone(), context.clone(), beat, stop.clone()),
-    );
+    tasks.spawn("beat", bus::beat::run(bus.clone(), context.clone(), beat, stop.clone()));
     let worker = Worker::new(Parts {
         desk: desk(&config, &context, &metrics, &stats),
         hands: Hands::new(BatchPlanner::new(limits(&config))),
@@ -151,10 +128,16 @@ async fn serve(config: Config, context: Context) -> anyhow::Result<()> {
         instance = context.instance,
         "worker is ready"
     );
-    worker
-        .run(puller, worker::Cancels::new(cancels, own_cancels))
-        .await;
+    worker.run(puller, worker::Cancels::new(cancels, own_cancels)).await;
     stop.cancel();
+    Ok(())
+}
+
+fn check_slots(slots: u32) -> anyhow::Result<()> {
+    anyhow::ensure!(
+        slots >= MIN_SLOTS,
+        "queue.slots is {slots}; set it to {MIN_SLOTS} or more, one for each lane"
+    );
     Ok(())
 }
 
@@ -180,13 +163,8 @@ fn load(config: &ModelConfig, echo: &config::EchoConfig) -> anyhow::Result<Devic
                 options.threads = threads;
             }
             let path = &config.path;
-            let model = EmbeddingModel::load(path, options).with_context(|| {
-                format!(
-                    "cannot load model '{}' from {}",
-                    config.name,
-                    path.display()
-                )
-            })?;
+            let model = EmbeddingModel::load(path, options)
+                .with_context(|| format!("cannot load model '{}' from {}", config.name, path.display()))?;
             Ok(Device::real(model))
         }
     }

@@ -1,8 +1,8 @@
 //! Every metric of the worker. Input: the registry of the process. Output: handles that the steps of a batch touch.
 
 use process::metrics::{
-    BATCH_SIZE_BUCKETS, MetricError, SECONDS_BUCKETS, TOKENS_BUCKETS, counter, histogram,
-    int_counter, int_counter_vec, int_gauge,
+    BATCH_SIZE_BUCKETS, MetricError, SECONDS_BUCKETS, TOKENS_BUCKETS, counter, histogram, int_counter, int_counter_vec,
+    int_gauge,
 };
 use prometheus::{Counter, Histogram, IntCounter, IntCounterVec, IntGauge, Registry};
 
@@ -72,10 +72,7 @@ impl Metrics {
                 "portalis_worker_queue_wait_seconds",
                 "Wait from submission to the start of the first batch.",
             )?,
-            compute_seconds: seconds(
-                "portalis_worker_compute_seconds",
-                "Compute time of a batch.",
-            )?,
+            compute_seconds: seconds("portalis_worker_compute_seconds", "Compute time of a batch.")?,
             busy_seconds: counter(
                 registry,
                 "portalis_worker_busy_seconds_total",
@@ -83,10 +80,7 @@ impl Metrics {
             )?,
             tokens: count("portalis_worker_tokens_total", "Tokens computed.")?,
             in_hand: gauge("portalis_worker_requests_in_hand", "Requests held.")?,
-            waiting_tokens: gauge(
-                "portalis_worker_waiting_tokens",
-                "Tokens waiting in the worker.",
-            )?,
+            waiting_tokens: gauge("portalis_worker_waiting_tokens", "Tokens waiting in the worker.")?,
             redelivered: count(
                 "portalis_worker_redelivered_total",
                 "Deliveries of work that were not the first.",

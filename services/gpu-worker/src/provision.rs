@@ -42,11 +42,7 @@ pub(crate) enum ProvisionError {
 impl Provisioner {
     /// A provisioner for one model.
     pub(crate) fn new(bus: Bus, card: ModelCard, max_queued: i64) -> Self {
-        Self {
-            bus,
-            card,
-            max_queued,
-        }
+        Self { bus, card, max_queued }
     }
 
     /// Makes everything.
@@ -55,13 +51,9 @@ impl Provisioner {
     /// [`ProvisionError`].
     pub(crate) async fn provision(&self) -> Result<(), ProvisionError> {
         let slug = &self.card.slug;
-        self.bus
-            .ensure_stream(&streams::work(slug, self.max_queued))
-            .await?;
+        self.bus.ensure_stream(&streams::work(slug, self.max_queued)).await?;
         for lane in LANES {
-            self.bus
-                .ensure_consumer(&streams::work_lane(slug, lane))
-                .await?;
+            self.bus.ensure_consumer(&streams::work_lane(slug, lane)).await?;
         }
         self.bus.ensure_stream(&streams::cost()).await?;
         dead::provision(&self.bus).await?;
@@ -88,11 +80,7 @@ impl Provisioner {
     ///
     /// # Errors
     /// Never; the signature is that of a task.
-    pub(crate) async fn follow(
-        self,
-        component: Component,
-        stop: CancellationToken,
-    ) -> anyhow::Result<()> {
+    pub(crate) async fn follow(self, component: Component, stop: CancellationToken) -> anyhow::Result<()> {
         let mut connected = self.bus.connected();
         connected.borrow_and_update();
         component.set_ready();

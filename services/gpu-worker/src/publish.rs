@@ -132,12 +132,7 @@ impl Settlement {
 
 /// Publishes the facts until the broker has them, then settles the messages. A worker that dies in between leaves the work
 /// to be done again: the ledger books a request once, and the second time as waste.
-pub async fn settle(
-    bus: Bus,
-    settlement: Settlement,
-    metrics: Metrics,
-    give_up: CancellationToken,
-) {
+pub async fn settle(bus: Bus, settlement: Settlement, metrics: Metrics, give_up: CancellationToken) {
     let Settlement { events, jobs } = settlement;
     for (subject, batch) in by_payer(events) {
         let count = batch.events.len() as u64;
@@ -192,30 +187,17 @@ async fn publish_cost(
     };
     // The same batch told again is one message; the same request computed by somebody else is another one: the ledger
     // must hear of it to book it as waste.
-    let attempts: Vec<[u8; 4]> = batch
-        .events
-        .iter()
-        .map(|event| event.attempt.to_le_bytes())
-        .collect();
+    let attempts: Vec<[u8; 4]> = batch.events.iter().map(|event| event.attempt.to_le_bytes()).collect();
     let told = batch.events.iter().zip(&attempts);
     let ids: Vec<&[u8]> = told
-        .flat_map(|(event, attempt)| {
-            [
-                event.event_id.as_bytes(),
-                event.reporter.as_bytes(),
-                attempt.as_slice(),
-            ]
-        })
+        .flat_map(|(event, attempt)| [event.event_id.as_bytes(), event.reporter.as_bytes(), attempt.as_slice()])
         .collect();
     let message_id = event_id(&ids);
     let mut pause = RETRY_PAUSES.0;
     loop {
         let message_headers = Headers::new().with(headers::MESSAGE_ID, &message_id);
         let body = bytes::Bytes::copy_from_slice(&payload);
-        match bus
-            .publish_acked(subject, message_headers, body, COST_TIMEOUT)
-            .await
-        {
+        match bus.publish_acked(subject, message_headers, body, COST_TIMEOUT).await {
             Ok(_) => return true,
             Err(error @ (PublishError::TooLarge { .. } | PublishError::WrongSequence { .. })) => {
                 tracing::error!(%error, "cost events refused");
@@ -262,19 +244,11 @@ mod tests {
         let frames: Vec<ReplyFrame> = (0..10).map(|sequence| part(sequence, 30_000)).collect();
         let messages = bounded(frames);
         assert!(messages.len() > 1);
-        let sequences: Vec<u32> = messages
-            .iter()
-            .flatten()
-            .map(|frame| frame.sequence)
-            .collect();
+        let sequences: Vec<u32> = messages.iter().flatten().map(|frame| frame.sequence).collect();
         assert_eq!(sequences, (0..10).collect::<Vec<u32>>());
         for message in &messages {
             assert!(message.iter().map(frame_bytes).sum::<usize>() <= MAX_BATCH_BYTES);
         }
-        assert_eq!(
-            bounded(vec![part(0, 1_000_000)]).len(),
-            1,
-            "one frame is never split"
-        );
+        assert_eq!(bounded(vec![part(0, 1_000_000)]).len(), 1, "one frame is never split");
     }
 }

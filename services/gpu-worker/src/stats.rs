@@ -24,8 +24,7 @@ impl Stats {
     /// What is held now.
     pub fn note(&self, in_hand: usize, waiting_tokens: usize) {
         self.in_hand.store(in_hand as u64, Ordering::Relaxed);
-        self.waiting_tokens
-            .store(waiting_tokens as u64, Ordering::Relaxed);
+        self.waiting_tokens.store(waiting_tokens as u64, Ordering::Relaxed);
     }
 
     /// A request is over.
@@ -36,10 +35,8 @@ impl Stats {
     /// A batch is over.
     pub fn on_batch(&self, tokens: u64, busy: Duration) {
         self.tokens.fetch_add(tokens, Ordering::Relaxed);
-        self.busy_ns.fetch_add(
-            u64::try_from(busy.as_nanos()).unwrap_or(u64::MAX),
-            Ordering::Relaxed,
-        );
+        self.busy_ns
+            .fetch_add(u64::try_from(busy.as_nanos()).unwrap_or(u64::MAX), Ordering::Relaxed);
         let newest_us = u64::try_from(busy.as_micros()).unwrap_or(u64::MAX);
         let mean_us = self.batch_us.load(Ordering::Relaxed);
         // One writer, so reading and storing apart loses nothing.

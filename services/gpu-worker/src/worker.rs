@@ -193,9 +193,7 @@ impl Worker {
 
     /// Asks for as much as can start soon.
     async fn refill(&mut self, puller: &mut Puller) {
-        if self.hands.waiting_tokens() >= self.config.queue.max_waiting_tokens
-            || Instant::now() < self.pull_after
-        {
+        if self.hands.waiting_tokens() >= self.config.queue.max_waiting_tokens || Instant::now() < self.pull_after {
             return;
         }
         let mut load = self.hands.lane_load();
@@ -205,11 +203,7 @@ impl Worker {
         let queue = &self.config.queue;
         let expires = Duration::from_millis(queue.pull_expires_ms);
         let heartbeat = Duration::from_millis(queue.pull_heartbeat_ms);
-        for (consumer, pull) in self
-            .consumers
-            .iter()
-            .zip(credits::next_pulls(queue.slots, load))
-        {
+        for (consumer, pull) in self.consumers.iter().zip(credits::next_pulls(queue.slots, load)) {
             if pull == 0 {
                 continue;
             }
@@ -233,9 +227,7 @@ impl Worker {
                     reason: EndReason::Expired | EndReason::Disconnected,
                     ..
                 } => {}
-                PullEvent::Ended {
-                    consumer, reason, ..
-                } => {
+                PullEvent::Ended { consumer, reason, .. } => {
                     tracing::debug!(?reason, consumer = %consumer.consumer, "pull ended");
                     self.pull_after = Instant::now() + NO_QUEUE_PAUSE;
                 }
@@ -268,10 +260,7 @@ impl Worker {
             return;
         }
         if self.device.is_instant() {
-            let results = admitted
-                .into_iter()
-                .map(|request| self.tokenize_now(request))
-                .collect();
+            let results = admitted.into_iter().map(|request| self.tokenize_now(request)).collect();
             self.on_tokenized(results).await;
         } else {
             // Told before it is computed: when this worker dies, the gateway gives the work back at once.
@@ -281,11 +270,7 @@ impl Worker {
     }
 
     /// Takes a request into hand; gives what tokenization needs of it.
-    fn take(
-        &mut self,
-        job: Job,
-        request: Request,
-    ) -> (u64, Vec<schemas::work::EmbedInput>, schemas::work::Truncate) {
+    fn take(&mut self, job: Job, request: Request) -> (u64, Vec<schemas::work::EmbedInput>, schemas::work::Truncate) {
         let mut held = Held::new(job, request);
         let inputs = std::mem::take(&mut held.request.inputs);
         let truncate = held.request.truncate;
@@ -307,27 +292,17 @@ impl Worker {
         (key, admit::tokenize(self.device.model(), &inputs, truncate))
     }
 
-    fn tokenize_beside(
-        &self,
-        requests: Vec<(u64, Vec<schemas::work::EmbedInput>, schemas::work::Truncate)>,
-    ) {
+    fn tokenize_beside(&self, requests: Vec<(u64, Vec<schemas::work::EmbedInput>, schemas::work::Truncate)>) {
         let model = self.device.model().clone();
         let keys: Vec<u64> = requests.iter().map(|(key, ..)| *key).collect();
         let task = tokio::task::spawn_blocking(move || {
-            let one = |(key, inputs, truncate): (u64, Vec<_>, _)| {
-                (key, admit::tokenize(&model, &inputs, truncate))
-            };
+            let one = |(key, inputs, truncate): (u64, Vec<_>, _)| (key, admit::tokenize(&model, &inputs, truncate));
             requests.into_iter().map(one).collect()
         });
         self.tokenizing.push(Box::pin(async move {
             task.await.unwrap_or_else(|error| {
                 tracing::error!(%error, "the tokenizer panicked");
-                let failure = || {
-                    Failure::new(
-                        schemas::error::ErrorCode::Internal,
-                        "the input could not be tokenized",
-                    )
-                };
+                let failure = || Failure::new(schemas::error::ErrorCode::Internal, "the input could not be tokenized");
                 keys.into_iter().map(|key| (key, Err(failure()))).collect()
             })
         }));
@@ -428,8 +403,7 @@ impl Worker {
                 give_up,
             )));
         }
-        self.stats
-            .note(self.hands.count(), self.hands.waiting_tokens());
+        self.stats.note(self.hands.count(), self.hands.waiting_tokens());
         self.metrics
             .in_hand
             .set(i64::try_from(self.hands.count()).unwrap_or(i64::MAX));
@@ -446,8 +420,7 @@ impl Worker {
     }
 
     fn instant(&self, at_us: u64) -> Instant {
-        Instant::now()
-            + Duration::from_micros(at_us.saturating_sub(self.context.clock.monotonic_us()))
+        Instant::now() + Duration::from_micros(at_us.saturating_sub(self.context.clock.monotonic_us()))
     }
 
     fn expire(&mut self) {

@@ -98,12 +98,7 @@ pub struct UpArgs {
     #[arg(long, value_name = "FILE")]
     pub nats_server: Option<PathBuf>,
     /// Port of the nats-server that is started, 0 = any free one
-    #[arg(
-        long,
-        default_value_t = 0,
-        value_name = "PORT",
-        conflicts_with = "nats_url"
-    )]
+    #[arg(long, default_value_t = 0, value_name = "PORT", conflicts_with = "nats_url")]
     pub nats_port: u16,
     /// The worker program [default: portalis-gpu-worker beside this program]
     #[arg(long, value_name = "FILE")]
@@ -294,9 +289,7 @@ fn parse_duration(text: &str) -> Result<Duration, String> {
     };
     let number: u64 = digits.parse().map_err(|_| HELP.to_owned())?;
     let seconds = number.checked_mul(unit_s).filter(|&seconds| seconds > 0);
-    seconds
-        .map(Duration::from_secs)
-        .ok_or_else(|| HELP.to_owned())
+    seconds.map(Duration::from_secs).ok_or_else(|| HELP.to_owned())
 }
 
 #[cfg(test)]
@@ -329,16 +322,12 @@ mod tests {
             (8000, 1, None, 9464)
         );
         assert!(args.models.is_empty() && args.echo.is_empty() && !args.ephemeral);
-        assert_eq!(
-            parse("up").unwrap().mesh.data_dir,
-            PathBuf::from(".portalis")
-        );
+        assert_eq!(parse("up").unwrap().mesh.data_dir, PathBuf::from(".portalis"));
     }
 
     #[test]
     fn up_takes_models_and_a_broker() {
-        let args =
-            up("up --model a=/m/a --model org/b=c=d --echo echo --workers 2 --max-workers 4");
+        let args = up("up --model a=/m/a --model org/b=c=d --echo echo --workers 2 --max-workers 4");
         let models: Vec<_> = args
             .models
             .iter()

@@ -64,10 +64,7 @@ mod tests {
     #[test]
     fn exit_codes() {
         let code = |line: &str| format!("{:?}", run(line.split(' ').map(OsString::from)));
-        assert_eq!(
-            code("portalis --version"),
-            format!("{:?}", ExitCode::SUCCESS)
-        );
+        assert_eq!(code("portalis --version"), format!("{:?}", ExitCode::SUCCESS));
         assert_eq!(code("portalis nope"), format!("{:?}", ExitCode::from(2)));
         let nowhere = "portalis keys list --data-dir /no/such/folder";
         assert_eq!(code(nowhere), format!("{:?}", ExitCode::FAILURE));

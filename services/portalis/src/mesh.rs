@@ -34,9 +34,9 @@ pub async fn connect(mesh: &Mesh) -> anyhow::Result<Bus> {
         connect_timeout_ms: CONNECT_TIMEOUT_MS,
         ..BusConfig::for_url(&url)
     };
-    Bus::connect(&config, "portalis-cli", None).await.context(
-        "the mesh cannot be reached, start it with `make up` or name its broker with --nats-url",
-    )
+    Bus::connect(&config, "portalis-cli", None)
+        .await
+        .context("the mesh cannot be reached, start it with `make up` or name its broker with --nats-url")
 }
 
 fn url_of(data_dir: &Path) -> anyhow::Result<String> {
@@ -54,11 +54,7 @@ fn url_of(data_dir: &Path) -> anyhow::Result<String> {
 ///
 /// # Errors
 /// When nobody answers or the answer cannot be read.
-pub async fn ask<Q: Serialize, A: DeserializeOwned>(
-    bus: &Bus,
-    subject: &str,
-    question: &Q,
-) -> anyhow::Result<A> {
+pub async fn ask<Q: Serialize, A: DeserializeOwned>(bus: &Bus, subject: &str, question: &Q) -> anyhow::Result<A> {
     let payload = request(bus, subject, question, TIMEOUT).await?;
     wire::decode(&payload).with_context(|| format!("the answer on {subject} cannot be read"))
 }
@@ -74,10 +70,7 @@ pub async fn request<Q: Serialize>(
     timeout: Duration,
 ) -> anyhow::Result<Vec<u8>> {
     let body = wire::encode(question)?;
-    match bus
-        .request(subject, Headers::new(), body.into(), timeout)
-        .await
-    {
+    match bus.request(subject, Headers::new(), body.into(), timeout).await {
         Ok(answer) => Ok(answer.payload.to_vec()),
         Err(BusError::NoResponders { subject }) => {
             bail!("nobody answers on {subject}: that service does not run, see `portalis status`")

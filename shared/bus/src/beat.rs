@@ -15,12 +15,7 @@ use crate::{Bus, BusError, Headers};
 ///
 /// # Errors
 /// Never; the signature is that of a task.
-pub async fn run<W>(
-    bus: Bus,
-    context: Context,
-    worker: W,
-    stop: CancellationToken,
-) -> anyhow::Result<()>
+pub async fn run<W>(bus: Bus, context: Context, worker: W, stop: CancellationToken) -> anyhow::Result<()>
 where
     W: Fn() -> Option<WorkerBeat> + Send,
 {
@@ -29,13 +24,16 @@ where
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut draining = context.shutdown.is_stopping();
     loop {
-        tokio::select! {
-            _ = tick.tick() => {}
-            () = context.shutdown.stopping(), if !draining => draining = true,
-            () = stop.cancelled() => return Ok(()),
-        }
+        let last = tokio::select! {
+            _ = tick.tick() => false,
+            () = context.shutdown.stopping(), if !draining => { draining = true; false }
+            () = stop.cancelled() => true,
+        };
         if let Err(error) = send(&bus, &subject, &beat(&context, worker())).await {
             tracing::debug!(%error, "heart beat not sent");
+        }
+        if last {
+            return Ok(());
         }
     }
 }

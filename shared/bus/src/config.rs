@@ -115,11 +115,9 @@ pub(crate) fn endpoint(url: &str) -> Result<Endpoint, BusError> {
                 None => Credentials::Token(percent_decoded(secret)),
             };
         }
-        let server = format!("{scheme}://{host}")
-            .parse()
-            .map_err(|_| BusError::Url {
-                reason: format!("{scheme}://{host} is no address of a nats-server"),
-            })?;
+        let server = format!("{scheme}://{host}").parse().map_err(|_| BusError::Url {
+            reason: format!("{scheme}://{host} is no address of a nats-server"),
+        })?;
         servers.push(server);
     }
     let Some(first) = servers.first() else {
@@ -145,9 +143,7 @@ fn percent_decoded(text: &str) -> String {
     let mut decoded = Vec::with_capacity(bytes.len());
     let mut at = 0;
     while at < bytes.len() {
-        let escape = (bytes[at] == b'%')
-            .then(|| text.get(at + 1..at + 3))
-            .flatten();
+        let escape = (bytes[at] == b'%').then(|| text.get(at + 1..at + 3)).flatten();
         match escape.and_then(|hex| u8::from_str_radix(hex, 16).ok()) {
             Some(byte) => {
                 decoded.push(byte);
@@ -190,10 +186,7 @@ mod tests {
     fn debug_output_hides_secrets() {
         let config = BusConfig::for_url("nats://me:hidden@h:1,nats://token@h:2");
         let shown = format!("{config:?}");
-        assert!(
-            !shown.contains("hidden") && !shown.contains("token@"),
-            "{shown}"
-        );
+        assert!(!shown.contains("hidden") && !shown.contains("token@"), "{shown}");
         assert!(shown.contains("h:1") && shown.contains("h:2"), "{shown}");
     }
 }

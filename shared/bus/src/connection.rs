@@ -34,12 +34,7 @@ pub(crate) struct Inner {
 
 impl Drop for Inner {
     fn drop(&mut self) {
-        if let Some(task) = self
-            .receiver
-            .get_mut()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take()
-        {
+        if let Some(task) = self.receiver.get_mut().unwrap_or_else(PoisonError::into_inner).take() {
             task.abort();
         }
     }
@@ -66,11 +61,7 @@ impl Bus {
     /// # Errors
     /// [`BusError::Connect`], [`BusError::Unauthorized`], [`BusError::ServerTooOld`], [`BusError::NoJetStream`],
     /// [`BusError::Url`]: each says what to do.
-    pub async fn connect(
-        config: &BusConfig,
-        client_name: &str,
-        hook: Option<EventHook>,
-    ) -> Result<Self, BusError> {
+    pub async fn connect(config: &BusConfig, client_name: &str, hook: Option<EventHook>) -> Result<Self, BusError> {
         let target = endpoint(&config.url)?;
         let link = Arc::new(Link::new(hook));
         let deadline = Instant::now() + Duration::from_millis(config.connect_timeout_ms);
@@ -103,13 +94,10 @@ impl Bus {
         address: String,
     ) -> Result<Self, BusError> {
         let inbox = client.new_inbox();
-        let replies =
-            client
-                .subscribe(format!("{inbox}.*"))
-                .await
-                .map_err(|_| BusError::InvalidSubject {
-                    subject: inbox.clone(),
-                })?;
+        let replies = client
+            .subscribe(format!("{inbox}.*"))
+            .await
+            .map_err(|_| BusError::InvalidSubject { subject: inbox.clone() })?;
         let receiver = tokio::spawn(receive_replies(
             client.clone(),
             replies,
@@ -143,8 +131,7 @@ impl Bus {
             .await
         {
             Ok(answer) => {
-                let body: serde_json::Value =
-                    serde_json::from_slice(&answer.payload).unwrap_or_default();
+                let body: serde_json::Value = serde_json::from_slice(&answer.payload).unwrap_or_default();
                 if body.get("error").is_some() {
                     Err(no_jetstream())
                 } else {
@@ -262,12 +249,7 @@ async fn dial(
     }
 }
 
-fn options(
-    config: &BusConfig,
-    client_name: &str,
-    target: &Endpoint,
-    link: &Arc<Link>,
-) -> async_nats::ConnectOptions {
+fn options(config: &BusConfig, client_name: &str, target: &Endpoint, link: &Arc<Link>) -> async_nats::ConnectOptions {
     let link = Arc::clone(link);
     let attempt_ms = config.connect_timeout_ms.clamp(1, ATTEMPT_TIMEOUT_MS);
     let options = async_nats::ConnectOptions::new()
@@ -284,23 +266,17 @@ fn options(
     match &target.credentials {
         Credentials::None => options,
         Credentials::Token(token) => options.token(token.clone()),
-        Credentials::User { name, password } => {
-            options.user_and_password(name.clone(), password.clone())
-        }
+        Credentials::User { name, password } => options.user_and_password(name.clone(), password.clone()),
     }
 }
 
 /// Pause before an attempt: doubles from 10 ms to a second, and anywhere in its upper half, so that a fleet does not
 /// come back in step.
 fn reconnect_delay(attempt: usize) -> Duration {
-    let doublings = u32::try_from(attempt.saturating_sub(1))
-        .unwrap_or(u32::MAX)
-        .min(7);
+    let doublings = u32::try_from(attempt.saturating_sub(1)).unwrap_or(u32::MAX).min(7);
     let most = (10_u64 << doublings).min(MAX_RECONNECT_DELAY_MS);
     // Each `RandomState` is seeded anew: enough for jitter, no dependency.
-    let random = std::collections::hash_map::RandomState::new()
-        .build_hasher()
-        .finish();
+    let random = std::collections::hash_map::RandomState::new().build_hasher().finish();
     Duration::from_millis(most / 2 + random % (most / 2 + 1))
 }
 

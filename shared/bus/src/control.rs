@@ -12,12 +12,7 @@ use crate::{Bus, Headers, Message, ServeOptions};
 ///
 /// # Errors
 /// When the subscription cannot be made.
-pub async fn run<M>(
-    bus: Bus,
-    context: Context,
-    malformed: M,
-    stop: CancellationToken,
-) -> anyhow::Result<()>
+pub async fn run<M>(bus: Bus, context: Context, malformed: M, stop: CancellationToken) -> anyhow::Result<()>
 where
     M: Fn() + Send + Sync,
 {

@@ -117,10 +117,7 @@ impl Credits {
         let at = self.pulls.iter().position(|pull| pull.id == id)?;
         let pull = self.pulls.swap_remove(at);
         // A status without a number ends the whole pull; it cannot give back more than is owed.
-        let back = unused
-            .unwrap_or(pull.batch)
-            .min(pull.batch)
-            .min(self.outstanding);
+        let back = unused.unwrap_or(pull.batch).min(pull.batch).min(self.outstanding);
         self.outstanding -= back;
         Some(back + self.cap())
     }

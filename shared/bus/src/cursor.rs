@@ -163,10 +163,7 @@ impl Cursor {
         // The inbox's last token is unique: good for a name too.
         let name = format!("read_{}", inbox.rsplit('.').next().unwrap_or_default());
         let operation = format!("CONSUMER.CREATE.{}.{name}", self.scope.stream);
-        let answer = self
-            .bus
-            .api(&operation, Some(self.consumer_config(&name)))
-            .await?;
+        let answer = self.bus.api(&operation, Some(self.consumer_config(&name))).await?;
         field(&answer, "config", &operation)?;
         self.live = Some(Live {
             subscription,
@@ -200,9 +197,7 @@ impl Cursor {
         match &self.scope.filter {
             Some(filter) => config["filter_subjects"] = json!([filter]),
             // The broker wants a filter for the last message of each subject.
-            None if config["deliver_policy"] == "last_per_subject" => {
-                config["filter_subjects"] = json!([">"])
-            }
+            None if config["deliver_policy"] == "last_per_subject" => config["filter_subjects"] = json!([">"]),
             None => {}
         }
         json!({ "stream_name": self.scope.stream, "config": config, "action": "create" })
@@ -213,11 +208,7 @@ impl Cursor {
         if self.seen == 0 {
             return Ok(());
         }
-        let last_sequence = self
-            .bus
-            .stream_info(&self.scope.stream)
-            .await?
-            .last_sequence;
+        let last_sequence = self.bus.stream_info(&self.scope.stream).await?.last_sequence;
         if last_sequence >= self.seen {
             return Ok(());
         }
@@ -241,13 +232,9 @@ impl Cursor {
         if live.outstanding > 0 {
             return Ok(());
         }
-        let subject = format!(
-            "$JS.API.CONSUMER.MSG.NEXT.{}.{}",
-            self.scope.stream, live.consumer
-        );
+        let subject = format!("$JS.API.CONSUMER.MSG.NEXT.{}.{}", self.scope.stream, live.consumer);
         let (expires, heartbeat) = (PULL_EXPIRES.as_nanos(), HEARTBEAT.as_nanos());
-        let payload =
-            format!(r#"{{"batch":{PULL_BATCH},"expires":{expires},"idle_heartbeat":{heartbeat}}}"#);
+        let payload = format!(r#"{{"batch":{PULL_BATCH},"expires":{expires},"idle_heartbeat":{heartbeat}}}"#);
         // Counted first: cancelled in between, the missing heartbeats show that nothing was asked.
         live.outstanding = PULL_BATCH;
         live.last_sign = Instant::now();
@@ -269,9 +256,7 @@ impl Cursor {
             }
             return None;
         };
-        if delivery.consumer() != live.consumer
-            || delivery.consumer_sequence != live.next_consumer_sequence
-        {
+        if delivery.consumer() != live.consumer || delivery.consumer_sequence != live.next_consumer_sequence {
             // A message was dropped on the way: go back to the last one read.
             tracing::warn!(stream = %self.scope.stream, "gap while reading, reading again from the last message");
             self.drop_live();
@@ -295,10 +280,7 @@ impl Cursor {
     fn drop_live(&mut self) {
         if let Some(live) = self.live.take() {
             // Best effort: the broker forgets it by itself as well.
-            let subject = format!(
-                "$JS.API.CONSUMER.DELETE.{}.{}",
-                self.scope.stream, live.consumer
-            );
+            let subject = format!("$JS.API.CONSUMER.DELETE.{}.{}", self.scope.stream, live.consumer);
             self.bus.send_at_once(subject.into(), Bytes::new());
         }
     }

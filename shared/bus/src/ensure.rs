@@ -17,8 +17,7 @@ impl Bus {
     /// # Errors
     /// [`JetStreamError::Mismatch`] names the field that the broker would not take or change.
     pub async fn ensure_stream(&self, spec: &StreamSpec) -> Result<(), JetStreamError> {
-        self.ensure_stream_config(&spec.name, stream_config(spec))
-            .await
+        self.ensure_stream_config(&spec.name, stream_config(spec)).await
     }
 
     /// Creates the durable pull consumer, or changes it to what is asked. Several processes may do this at once.
@@ -36,8 +35,7 @@ impl Bus {
             Ok(answer) => compare(&object, &config, field(&answer, "config", &operation)?),
             Err(refused) => {
                 let info = format!("CONSUMER.INFO.{}.{}", spec.stream, spec.name);
-                self.explain(refused, &operation, &info, (&object, &config))
-                    .await
+                self.explain(refused, &operation, &info, (&object, &config)).await
             }
         }
     }
@@ -47,17 +45,10 @@ impl Bus {
             .await
     }
 
-    async fn ensure_stream_config(
-        &self,
-        name: &str,
-        config: Map<String, Value>,
-    ) -> Result<(), JetStreamError> {
+    async fn ensure_stream_config(&self, name: &str, config: Map<String, Value>) -> Result<(), JetStreamError> {
         let object = format!("stream {name}");
         let create = format!("STREAM.CREATE.{name}");
-        match self
-            .api_code(&create, Some(Value::Object(config.clone())))
-            .await?
-        {
+        match self.api_code(&create, Some(Value::Object(config.clone()))).await? {
             Ok(answer) => return compare(&object, &config, field(&answer, "config", &create)?),
             Err(refused) if refused.err_code == code::STREAM_NAME_IN_USE => {}
             Err(refused) => return Err(refused.into_error(create)),
@@ -76,10 +67,7 @@ impl Bus {
         let update = format!("STREAM.UPDATE.{name}");
         match self.api_code(&update, Some(Value::Object(merged))).await? {
             Ok(answer) => compare(&object, &config, field(&answer, "config", &update)?),
-            Err(refused) => {
-                self.explain(refused, &update, &info, (&object, &config))
-                    .await
-            }
+            Err(refused) => self.explain(refused, &update, &info, (&object, &config)).await,
         }
     }
 
@@ -144,15 +132,9 @@ fn consumer_config(spec: &ConsumerSpec) -> Map<String, Value> {
     match spec.ack {
         Ack::Explicit => {
             config.insert("ack_policy".to_owned(), "explicit".into());
-            config.insert(
-                "ack_wait".to_owned(),
-                (spec.ack_wait_ms * NANOS_PER_MS).into(),
-            );
+            config.insert("ack_wait".to_owned(), (spec.ack_wait_ms * NANOS_PER_MS).into());
             config.insert("max_ack_pending".to_owned(), spec.max_ack_pending.into());
-            config.insert(
-                "max_deliver".to_owned(),
-                spec.max_deliver.unwrap_or(-1).into(),
-            );
+            config.insert("max_deliver".to_owned(), spec.max_deliver.unwrap_or(-1).into());
         }
         // What needs no ack has neither a wait nor a number of attempts.
         Ack::None => {
@@ -184,10 +166,7 @@ fn bucket_config(spec: &BucketSpec) -> Map<String, Value> {
     if max_age > 0 {
         // Without markers a watcher is never told that a value expired.
         config.insert("allow_msg_ttl".to_owned(), true.into());
-        config.insert(
-            "subject_delete_marker_ttl".to_owned(),
-            MARKER_TTL_NANOS.into(),
-        );
+        config.insert("subject_delete_marker_ttl".to_owned(), MARKER_TTL_NANOS.into());
     }
     config
 }

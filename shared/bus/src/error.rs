@@ -120,9 +120,7 @@ pub enum JetStreamError {
         description: String,
     },
     /// The stream is shorter than what was already read from it: it was lost or replaced.
-    #[error(
-        "stream {stream} ends at {last_sequence}, but {seen_sequence} was read before: it was lost or replaced"
-    )]
+    #[error("stream {stream} ends at {last_sequence}, but {seen_sequence} was read before: it was lost or replaced")]
     WentBack {
         /// Stream.
         stream: String,

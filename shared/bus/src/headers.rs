@@ -49,14 +49,11 @@ impl Headers {
 
     /// All headers, in no order.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
-        self.0
-            .iter()
-            .flat_map(|map| map.iter())
-            .flat_map(|(name, values)| {
-                values
-                    .iter()
-                    .map(move |value| (AsRef::<str>::as_ref(name), value.as_str()))
-            })
+        self.0.iter().flat_map(|map| map.iter()).flat_map(|(name, values)| {
+            values
+                .iter()
+                .map(move |value| (AsRef::<str>::as_ref(name), value.as_str()))
+        })
     }
 
     /// Whether there is none.
@@ -82,10 +79,7 @@ impl Headers {
                 continue;
             };
             // The client panics on a name it does not like: leave such a header out.
-            if !name.is_empty()
-                && name.bytes().all(|byte| byte.is_ascii_graphic())
-                && !value.contains(['\r', '\n'])
-            {
+            if !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_graphic()) && !value.contains(['\r', '\n']) {
                 map.append(name, value.trim());
             }
         }
@@ -111,8 +105,7 @@ mod tests {
 
     #[test]
     fn stored_blocks_are_read() {
-        let headers =
-            Headers::from_block(b"NATS/1.0\r\nA: 1\r\nB-C:two words \r\nb\x7fd: x\r\n\r\n");
+        let headers = Headers::from_block(b"NATS/1.0\r\nA: 1\r\nB-C:two words \r\nb\x7fd: x\r\n\r\n");
         assert_eq!(headers.get("A"), Some("1"));
         assert_eq!(headers.get("B-C"), Some("two words"));
         assert_eq!(headers.iter().count(), 2);

@@ -73,18 +73,12 @@ impl Bus {
         let state = field(&body, "state", &operation)?;
         Ok(StreamInfo {
             name: stream.to_owned(),
-            created_at: body
-                .get("created")
-                .and_then(Value::as_str)
-                .and_then(parse_utc),
+            created_at: body.get("created").and_then(Value::as_str).and_then(parse_utc),
             messages: number(state, "messages"),
             bytes: number(state, "bytes"),
             first_sequence: number(state, "first_seq"),
             last_sequence: number(state, "last_seq"),
-            first_time: state
-                .get("first_ts")
-                .and_then(Value::as_str)
-                .and_then(parse_utc),
+            first_time: state.get("first_ts").and_then(Value::as_str).and_then(parse_utc),
             consumers: number(state, "consumer_count"),
         })
     }
@@ -93,14 +87,8 @@ impl Bus {
     ///
     /// # Errors
     /// [`JetStreamError::NotFound`] and others.
-    pub async fn consumer_info(
-        &self,
-        stream: &str,
-        consumer: &str,
-    ) -> Result<ConsumerInfo, JetStreamError> {
-        let body = self
-            .api(&format!("CONSUMER.INFO.{stream}.{consumer}"), None)
-            .await?;
+    pub async fn consumer_info(&self, stream: &str, consumer: &str) -> Result<ConsumerInfo, JetStreamError> {
+        let body = self.api(&format!("CONSUMER.INFO.{stream}.{consumer}"), None).await?;
         Ok(ConsumerInfo {
             stream: stream.to_owned(),
             name: consumer.to_owned(),
@@ -119,9 +107,7 @@ impl Bus {
         let mut names = Vec::new();
         let mut offset = 0;
         loop {
-            let body = self
-                .api("STREAM.NAMES", Some(json!({ "offset": offset })))
-                .await?;
+            let body = self.api("STREAM.NAMES", Some(json!({ "offset": offset }))).await?;
             let page = body
                 .get("streams")
                 .and_then(Value::as_array)
@@ -145,22 +131,11 @@ impl Bus {
     ///
     /// # Errors
     /// [`JetStreamError::NotFound`] when the sequence is not (any more) in the stream.
-    pub async fn get_message(
-        &self,
-        stream: &str,
-        sequence: u64,
-    ) -> Result<StoredMessage, JetStreamError> {
+    pub async fn get_message(&self, stream: &str, sequence: u64) -> Result<StoredMessage, JetStreamError> {
         let operation = format!("STREAM.MSG.GET.{stream}");
-        let body = self
-            .api(&operation, Some(json!({ "seq": sequence })))
-            .await?;
+        let body = self.api(&operation, Some(json!({ "seq": sequence }))).await?;
         let message = field(&body, "message", &operation)?;
-        let text = |name: &str| {
-            message
-                .get(name)
-                .and_then(Value::as_str)
-                .unwrap_or_default()
-        };
+        let text = |name: &str| message.get(name).and_then(Value::as_str).unwrap_or_default();
         let decode = |name: &str| {
             base64::engine::general_purpose::STANDARD
                 .decode(text(name))
@@ -182,29 +157,15 @@ impl Bus {
     ///
     /// # Errors
     /// [`JetStreamError::NotFound`] when there is no such stream, and others.
-    pub async fn delete_message(
-        &self,
-        stream: &str,
-        sequence: u64,
-    ) -> Result<bool, JetStreamError> {
+    pub async fn delete_message(&self, stream: &str, sequence: u64) -> Result<bool, JetStreamError> {
         let operation = format!("STREAM.MSG.DELETE.{stream}");
         // Overwriting the bytes on disk would cost a write for nothing: the data is not secret.
         match self
-            .api_code(
-                &operation,
-                Some(json!({ "seq": sequence, "no_erase": true })),
-            )
+            .api_code(&operation, Some(json!({ "seq": sequence, "no_erase": true })))
             .await?
         {
             Ok(_) => Ok(true),
-            Err(refused)
-                if matches!(
-                    refused.err_code,
-                    code::NO_MESSAGE_FOUND | code::SEQUENCE_NOT_FOUND
-                ) =>
-            {
-                Ok(false)
-            }
+            Err(refused) if matches!(refused.err_code, code::NO_MESSAGE_FOUND | code::SEQUENCE_NOT_FOUND) => Ok(false),
             Err(refused) => Err(refused.into_error(operation)),
         }
     }
@@ -223,11 +184,7 @@ impl Bus {
     }
 
     /// One API request; a refusal is an error.
-    pub(crate) async fn api(
-        &self,
-        operation: &str,
-        body: Option<Value>,
-    ) -> Result<Value, JetStreamError> {
+    pub(crate) async fn api(&self, operation: &str, body: Option<Value>) -> Result<Value, JetStreamError> {
         self.api_code(operation, body)
             .await?
             .map_err(|refused| refused.into_error(operation.to_owned()))
@@ -244,18 +201,11 @@ impl Bus {
         let mut attempt = 0;
         loop {
             let answer = self
-                .request(
-                    &subject,
-                    Headers::new(),
-                    payload.clone(),
-                    self.request_timeout(),
-                )
+                .request(&subject, Headers::new(), payload.clone(), self.request_timeout())
                 .await?;
-            let body: Value = serde_json::from_slice(&answer.payload).map_err(|error| {
-                JetStreamError::Malformed {
-                    operation: operation.to_owned(),
-                    reason: error.to_string(),
-                }
+            let body: Value = serde_json::from_slice(&answer.payload).map_err(|error| JetStreamError::Malformed {
+                operation: operation.to_owned(),
+                reason: error.to_string(),
             })?;
             let Some(error) = body.get("error") else {
                 return Ok(Ok(body));
@@ -271,10 +221,7 @@ impl Bus {
                 .and_then(Value::as_str)
                 .unwrap_or_default()
                 .to_owned();
-            return Ok(Err(Refused {
-                err_code,
-                description,
-            }));
+            return Ok(Err(Refused { err_code, description }));
         }
     }
 }
@@ -289,14 +236,9 @@ pub(crate) struct Refused {
 impl Refused {
     pub(crate) fn into_error(self, operation: String) -> JetStreamError {
         match self.err_code {
-            code::STREAM_NOT_FOUND | code::CONSUMER_NOT_FOUND | code::NO_MESSAGE_FOUND => {
-                JetStreamError::NotFound {
-                    what: format!(
-                        "{} of {operation}",
-                        self.description.trim_end_matches(" not found")
-                    ),
-                }
-            }
+            code::STREAM_NOT_FOUND | code::CONSUMER_NOT_FOUND | code::NO_MESSAGE_FOUND => JetStreamError::NotFound {
+                what: format!("{} of {operation}", self.description.trim_end_matches(" not found")),
+            },
             err_code => JetStreamError::Refused {
                 operation,
                 err_code,
@@ -325,11 +267,7 @@ pub(crate) fn number(body: &Value, name: &str) -> u64 {
     body.get(name).and_then(Value::as_u64).unwrap_or_default()
 }
 
-pub(crate) fn field<'a>(
-    body: &'a Value,
-    name: &str,
-    operation: &str,
-) -> Result<&'a Value, JetStreamError> {
+pub(crate) fn field<'a>(body: &'a Value, name: &str, operation: &str) -> Result<&'a Value, JetStreamError> {
     body.get(name).ok_or_else(|| JetStreamError::Malformed {
         operation: operation.to_owned(),
         reason: format!("{name} is missing"),

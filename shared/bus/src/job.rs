@@ -53,10 +53,7 @@ impl Delivery {
     }
 
     pub(crate) fn stream(&self) -> &str {
-        self.ack
-            .as_str()
-            .get(self.stream.0..self.stream.1)
-            .unwrap_or_default()
+        self.ack.as_str().get(self.stream.0..self.stream.1).unwrap_or_default()
     }
 
     pub(crate) fn consumer(&self) -> &str {
@@ -199,11 +196,7 @@ impl Job {
 
 impl Drop for Job {
     fn drop(&mut self) {
-        if !self.settled
-            && !self
-                .bus
-                .send_at_once(self.delivery.ack.clone(), nak_payload(None))
-        {
+        if !self.settled && !self.bus.send_at_once(self.delivery.ack.clone(), nak_payload(None)) {
             tracing::warn!(
                 subject = self.subject.as_str(),
                 sequence = self.delivery.stream_sequence,
@@ -242,16 +235,13 @@ impl Bus {
                 subject: ack_subject.to_owned(),
             });
         }
-        self.send_in_time(subject, None, Headers::new(), payload)
-            .await
+        self.send_in_time(subject, None, Headers::new(), payload).await
     }
 }
 
 fn nak_payload(delay: Option<Duration>) -> Bytes {
     match delay {
-        Some(delay) if !delay.is_zero() => {
-            format!(r#"-NAK {{"delay":{}}}"#, delay.as_nanos()).into()
-        }
+        Some(delay) if !delay.is_zero() => format!(r#"-NAK {{"delay":{}}}"#, delay.as_nanos()).into(),
         _ => Bytes::from_static(b"-NAK"),
     }
 }
@@ -262,13 +252,8 @@ mod tests {
 
     #[test]
     fn ack_subjects_of_both_forms_are_read() {
-        let short =
-            Delivery::parse(&"$JS.ACK.WORK_m.interactive.2.17.5.1795271734297861033.3".into())
-                .unwrap();
-        assert_eq!(
-            (short.stream(), short.consumer()),
-            ("WORK_m", "interactive")
-        );
+        let short = Delivery::parse(&"$JS.ACK.WORK_m.interactive.2.17.5.1795271734297861033.3".into()).unwrap();
+        assert_eq!((short.stream(), short.consumer()), ("WORK_m", "interactive"));
         assert_eq!(
             (
                 short.delivered,
@@ -278,18 +263,12 @@ mod tests {
             ),
             (2, 17, 5, 3)
         );
-        let long = Delivery::parse(
-            &"$JS.ACK.hub.ACCHASH.WORK_m.batch.1.9.8.1795271734297861033.0.rnd".into(),
-        )
-        .unwrap();
+        let long = Delivery::parse(&"$JS.ACK.hub.ACCHASH.WORK_m.batch.1.9.8.1795271734297861033.0.rnd".into()).unwrap();
         assert_eq!(
             (long.stream(), long.consumer(), long.stream_sequence),
             ("WORK_m", "batch", 9)
         );
-        assert_eq!(
-            long.published_at(),
-            time::from_nanos(1_795_271_734_297_861_033)
-        );
+        assert_eq!(long.published_at(), time::from_nanos(1_795_271_734_297_861_033));
         for wrong in [
             "",
             "$JS.ACK.",

@@ -148,9 +148,7 @@ impl Bucket {
         match tokio::time::timeout(timeout, read).await {
             Ok(read) => read?,
             Err(_) => {
-                return Err(
-                    crate::request::timed_out(&format!("bucket {}", self.name), timeout).into(),
-                );
+                return Err(crate::request::timed_out(&format!("bucket {}", self.name), timeout).into());
             }
         }
         Ok(keys.into_iter().collect())
@@ -194,9 +192,7 @@ impl Bucket {
             .await
         {
             Ok(ack) => Ok(ack.sequence),
-            Err(PublishError::WrongSequence { .. }) => Err(KvError::WrongRevision {
-                key: key.to_owned(),
-            }),
+            Err(PublishError::WrongSequence { .. }) => Err(KvError::WrongRevision { key: key.to_owned() }),
             Err(error) => Err(KvError::Publish(error)),
         }
     }
@@ -206,12 +202,7 @@ impl Bucket {
         let subject = format!("$JS.API.DIRECT.GET.KV_{}.{}", self.name, self.subject(key)?);
         let answer = self
             .bus
-            .request(
-                &subject,
-                Headers::new(),
-                Bytes::new(),
-                self.bus.request_timeout(),
-            )
+            .request(&subject, Headers::new(), Bytes::new(), self.bus.request_timeout())
             .await?;
         if answer.status() == Some(404) {
             return Ok(None);
@@ -220,10 +211,7 @@ impl Bucket {
             operation: subject.clone(),
             reason: "no sequence".to_owned(),
         };
-        let revision = answer
-            .headers
-            .get_u64("Nats-Sequence")
-            .ok_or_else(malformed)?;
+        let revision = answer.headers.get_u64("Nats-Sequence").ok_or_else(malformed)?;
         let deleted = is_deletion(&answer.headers);
         Ok(Some((
             Entry {
@@ -244,9 +232,7 @@ impl Bucket {
                 .bytes()
                 .all(|byte| byte.is_ascii_alphanumeric() || b"-/_=.".contains(&byte));
         if !valid {
-            return Err(KvError::InvalidKey {
-                key: key.to_owned(),
-            });
+            return Err(KvError::InvalidKey { key: key.to_owned() });
         }
         Ok(format!("$KV.{}.{key}", self.name))
     }
@@ -301,11 +287,7 @@ impl Watch {
     }
 
     fn event(&self, message: StoredMessage) -> WatchEvent {
-        let key = message
-            .subject
-            .get(self.prefix_length..)
-            .unwrap_or_default()
-            .to_owned();
+        let key = message.subject.get(self.prefix_length..).unwrap_or_default().to_owned();
         let revision = message.sequence;
         if is_deletion(&message.headers) {
             WatchEvent::Delete { key, revision }

@@ -71,9 +71,7 @@ impl Pending {
         let sender = {
             let mut slots = self.lock();
             match slots.slots.get_mut((token >> 32) as usize) {
-                Some(slot) if u64::from(slot.generation) == token & 0xffff_ffff => {
-                    slot.waiting.take()
-                }
+                Some(slot) if u64::from(slot.generation) == token & 0xffff_ffff => slot.waiting.take(),
                 _ => None,
             }
         };
@@ -143,10 +141,7 @@ mod tests {
         assert_eq!(second.token() >> 32, stale >> 32, "the slot is used again");
         assert!(!pending.deliver(stale, message()));
         assert!(pending.deliver(second.token(), message()));
-        assert!(
-            !pending.deliver(second.token(), message()),
-            "one answer only"
-        );
+        assert!(!pending.deliver(second.token(), message()), "one answer only");
         assert!(second.answer().await.is_some());
         drop(second);
         assert_eq!(pending.in_flight(), 0);
@@ -170,9 +165,7 @@ mod tests {
     #[test]
     fn the_slab_is_bounded() {
         let pending = Pending::default();
-        let held: Vec<_> = (0..MAX_PENDING)
-            .map(|_| pending.reserve().unwrap())
-            .collect();
+        let held: Vec<_> = (0..MAX_PENDING).map(|_| pending.reserve().unwrap()).collect();
         assert!(pending.reserve().is_none());
         drop(held);
         assert!(pending.reserve().is_some());

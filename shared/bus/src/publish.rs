@@ -46,14 +46,8 @@ impl Bus {
     /// # Errors
     /// [`BusError::Disconnected`] at once without a connection; [`BusError::Timeout`] when the connection takes nothing
     /// for the request timeout; [`BusError::TooLarge`], [`BusError::InvalidSubject`].
-    pub async fn publish(
-        &self,
-        subject: &str,
-        headers: Headers,
-        payload: Bytes,
-    ) -> Result<(), BusError> {
-        self.send_in_time(subject.into(), None, headers, payload)
-            .await
+    pub async fn publish(&self, subject: &str, headers: Headers, payload: Bytes) -> Result<(), BusError> {
+        self.send_in_time(subject.into(), None, headers, payload).await
     }
 
     /// Publishes with a reply subject of the caller's own, e.g. under an [`crate::Bus::inbox`].
@@ -75,17 +69,9 @@ impl Bus {
     ///
     /// # Errors
     /// As [`Bus::publish`].
-    pub async fn respond(
-        &self,
-        request: &Message,
-        headers: Headers,
-        payload: Bytes,
-    ) -> Result<(), BusError> {
+    pub async fn respond(&self, request: &Message, headers: Headers, payload: Bytes) -> Result<(), BusError> {
         match &request.reply {
-            Some(reply) => {
-                self.send_in_time(reply.clone(), None, headers, payload)
-                    .await
-            }
+            Some(reply) => self.send_in_time(reply.clone(), None, headers, payload).await,
             None => Ok(()),
         }
     }
@@ -163,10 +149,7 @@ impl Bus {
 
     /// Sends if that is possible without waiting; for `Drop`.
     pub(crate) fn send_at_once(&self, subject: Subject, payload: Bytes) -> bool {
-        matches!(
-            at_once(self.send(subject, None, Headers::new(), payload)),
-            Some(Ok(()))
-        )
+        matches!(at_once(self.send(subject, None, Headers::new(), payload)), Some(Ok(())))
     }
 }
 
@@ -195,15 +178,10 @@ struct RawError {
 /// As [`Bus::publish_acked`]; [`PublishError::Malformed`] when it is none.
 pub fn parse_publish_ack(answer: &Message) -> Result<PublishAck, PublishError> {
     if answer.is_no_responders() {
-        let subject = answer
-            .headers
-            .get("Nats-Subject")
-            .unwrap_or_default()
-            .to_owned();
+        let subject = answer.headers.get("Nats-Subject").unwrap_or_default().to_owned();
         return Err(PublishError::NoStream { subject });
     }
-    let ack: RawAck =
-        serde_json::from_slice(&answer.payload).map_err(|_| PublishError::Malformed)?;
+    let ack: RawAck = serde_json::from_slice(&answer.payload).map_err(|_| PublishError::Malformed)?;
     let Some(error) = ack.error else {
         if ack.stream.is_empty() || ack.seq == 0 {
             return Err(PublishError::Malformed);
@@ -227,23 +205,16 @@ fn refusal(stream: String, error: RawError) -> PublishError {
                 description: error.description,
             },
         },
-        code::ACCOUNT_RESOURCES
-        | code::INSUFFICIENT_RESOURCES
-        | code::MEMORY_EXCEEDED
-        | code::STORAGE_EXCEEDED => PublishError::Full {
-            stream,
-            limit: FullLimit::Storage,
-        },
-        code::WRONG_LAST_SEQUENCE | code::WRONG_LAST_SEQUENCE_UNKNOWN => {
-            PublishError::WrongSequence {
+        code::ACCOUNT_RESOURCES | code::INSUFFICIENT_RESOURCES | code::MEMORY_EXCEEDED | code::STORAGE_EXCEEDED => {
+            PublishError::Full {
                 stream,
-                last_sequence: error
-                    .description
-                    .rsplit(' ')
-                    .next()
-                    .and_then(|last| last.parse().ok()),
+                limit: FullLimit::Storage,
             }
         }
+        code::WRONG_LAST_SEQUENCE | code::WRONG_LAST_SEQUENCE_UNKNOWN => PublishError::WrongSequence {
+            stream,
+            last_sequence: error.description.rsplit(' ').next().and_then(|last| last.parse().ok()),
+        },
         code::MESSAGE_TOO_LARGE => PublishError::TooLarge { stream },
         err_code => PublishError::Refused {
             stream,

@@ -167,10 +167,7 @@ impl Puller {
     /// The same over all consumers.
     #[must_use]
     pub fn outstanding_total(&self) -> u64 {
-        self.sources
-            .iter()
-            .map(|source| source.credits.outstanding())
-            .sum()
+        self.sources.iter().map(|source| source.credits.outstanding()).sum()
     }
 
     /// Jobs that came without a credit (late, from a pull thought lost) and were given back.
@@ -252,19 +249,12 @@ impl Puller {
     }
 
     fn source(&mut self, consumer: &ConsumerRef) -> usize {
-        if let Some(at) = self
-            .sources
-            .iter()
-            .position(|source| source.consumer == *consumer)
-        {
+        if let Some(at) = self.sources.iter().position(|source| source.consumer == *consumer) {
             return at;
         }
         self.sources.push(Source {
             consumer: consumer.clone(),
-            next_subject: format!(
-                "$JS.API.CONSUMER.MSG.NEXT.{}.{}",
-                consumer.stream, consumer.consumer
-            ),
+            next_subject: format!("$JS.API.CONSUMER.MSG.NEXT.{}.{}", consumer.stream, consumer.consumer),
             credits: Credits::new(Instant::now()),
         });
         self.sources.len() - 1
@@ -292,11 +282,7 @@ impl Puller {
         if self.subscription.is_none() {
             self.inbox = self.bus.new_inbox();
             // Not proved by a round trip: the pulls follow on the same connection, in order.
-            self.subscription = Some(
-                self.bus
-                    .subscribe_unproved(&format!("{}.*", self.inbox), None)
-                    .await?,
-            );
+            self.subscription = Some(self.bus.subscribe_unproved(&format!("{}.*", self.inbox), None).await?);
         }
         Ok(())
     }
@@ -314,8 +300,7 @@ impl Puller {
             .sources
             .iter_mut()
             .find(|source| {
-                *source.consumer.stream == *delivery.stream()
-                    && *source.consumer.consumer == *delivery.consumer()
+                *source.consumer.stream == *delivery.stream() && *source.consumer.consumer == *delivery.consumer()
             })
             .is_some_and(|source| source.credits.received(Instant::now()));
         let job = Job::new(self.bus.clone(), message, delivery);

@@ -37,11 +37,7 @@ impl Reader {
     /// # Errors
     /// [`JetStreamError::NotFound`] when the stream does not exist; [`JetStreamError::WentBack`] when it is shorter
     /// than what was read.
-    pub async fn next_batch(
-        &mut self,
-        max: usize,
-        wait: Duration,
-    ) -> Result<Vec<StoredMessage>, JetStreamError> {
+    pub async fn next_batch(&mut self, max: usize, wait: Duration) -> Result<Vec<StoredMessage>, JetStreamError> {
         let deadline = Instant::now() + wait;
         let mut batch = Vec::new();
         while batch.len() < max {

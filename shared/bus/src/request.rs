@@ -39,8 +39,7 @@ impl Bus {
         let mut reply = self.reserve()?;
         let own = self.reply_subject(reply.token());
         let sent = async {
-            self.send(own.into(), None, Headers::new(), Bytes::new())
-                .await?;
+            self.send(own.into(), None, Headers::new(), Bytes::new()).await?;
             reply.answer().await.ok_or(BusError::Disconnected)
         };
         match tokio::time::timeout(timeout, sent).await {
@@ -59,8 +58,7 @@ impl Bus {
         let mut reply = self.reserve()?;
         let inbox = self.reply_subject(reply.token());
         let exchange = async {
-            self.send(subject.into(), Some(inbox.into()), headers, payload)
-                .await?;
+            self.send(subject.into(), Some(inbox.into()), headers, payload).await?;
             reply.answer().await.ok_or(BusError::Disconnected)
         };
         match tokio::time::timeout(timeout, exchange).await {

@@ -29,11 +29,7 @@ impl Bus {
     ///
     /// # Errors
     /// [`BusError::Disconnected`], [`BusError::Timeout`], [`BusError::InvalidSubject`].
-    pub async fn subscribe(
-        &self,
-        subject: &str,
-        queue: Option<&str>,
-    ) -> Result<Subscription, BusError> {
+    pub async fn subscribe(&self, subject: &str, queue: Option<&str>) -> Result<Subscription, BusError> {
         let subscription = self.subscribe_unproved(subject, queue).await?;
         // Subscribing only queues a command; only an answer shows that the server has it.
         self.round_trip(self.inner.request_timeout).await?;
@@ -72,9 +68,7 @@ impl Bus {
             }
         };
         match tokio::time::timeout(self.inner.request_timeout, subscribe).await {
-            Ok(subscribed) => subscribed
-                .map(|inner| Subscription { inner })
-                .map_err(failed),
+            Ok(subscribed) => subscribed.map(|inner| Subscription { inner }).map_err(failed),
             Err(_) => Err(BusError::Disconnected),
         }
     }

@@ -65,14 +65,7 @@ mod tests {
 
     #[test]
     fn old_servers_are_refused_in_plain_words() {
-        for good in [
-            "2.12.8",
-            "v2.12.9",
-            "2.12.8-RC.1",
-            "2.13.0",
-            "3.0.0",
-            "2.15.1+build",
-        ] {
+        for good in ["2.12.8", "v2.12.9", "2.12.8-RC.1", "2.13.0", "3.0.0", "2.15.1+build"] {
             assert_eq!(check(good, "h:1"), Ok(()), "{good}");
         }
         for bad in ["2.12.7", "2.9.10", "1.99.99", "", "dev", "2.12", "2.12.8.1"] {
@@ -81,10 +74,7 @@ mod tests {
         let text = check("2.9.10", "127.0.0.1:4222").map_err(|error| error.to_string());
         assert_eq!(
             text,
-            Err(
-                "nats-server 2.9.10 at 127.0.0.1:4222 is too old: 2.12.8 or newer is needed"
-                    .to_owned()
-            )
+            Err("nats-server 2.9.10 at 127.0.0.1:4222 is too old: 2.12.8 or newer is needed".to_owned())
         );
     }
 }

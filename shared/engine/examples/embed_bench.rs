@@ -60,11 +60,7 @@ fn run(model: &EmbeddingModel, batch: &[String]) -> Result<usize, Failure> {
 }
 
 /// Goes through the batches again and again for the time of a round (at least once) and prints what was reached.
-fn round(
-    model: &EmbeddingModel,
-    batches: &[Vec<String>],
-    options: &Options,
-) -> Result<(), Failure> {
+fn round(model: &EmbeddingModel, batches: &[Vec<String>], options: &Options) -> Result<(), Failure> {
     let started = Instant::now();
     let (mut sentences, mut tokens) = (0, 0);
     while sentences == 0 || started.elapsed() < options.round {

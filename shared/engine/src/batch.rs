@@ -96,9 +96,7 @@ impl BatchPlanner {
     /// Takes an item, unless the waiting room is full.
     pub fn push(&mut self, mut item: Item) -> Result<(), PlannerFull> {
         if self.items >= self.limits.max_pending_items {
-            return Err(PlannerFull {
-                pending: self.items,
-            });
+            return Err(PlannerFull { pending: self.items });
         }
         let lane = self.lanes.entry(item.lane).or_default();
         if let Some(last) = lane.back() {
@@ -129,8 +127,7 @@ impl BatchPlanner {
             return Decision::Idle;
         };
         let due_at_us = oldest.saturating_add(self.limits.max_wait_us);
-        let full = self.items >= self.limits.max_batch_items
-            || self.tokens >= self.limits.max_batch_tokens;
+        let full = self.items >= self.limits.max_batch_items || self.tokens >= self.limits.max_batch_tokens;
         if !full && now_us < due_at_us {
             return Decision::WaitUntil(due_at_us);
         }
@@ -232,13 +229,7 @@ mod tests {
 
     #[test]
     fn a_full_budget_runs_at_once() {
-        let mut by_items = planner(&[
-            (1, 1, 0, 0),
-            (2, 1, 0, 0),
-            (3, 1, 0, 0),
-            (4, 1, 0, 0),
-            (5, 1, 0, 0),
-        ]);
+        let mut by_items = planner(&[(1, 1, 0, 0), (2, 1, 0, 0), (3, 1, 0, 0), (4, 1, 0, 0), (5, 1, 0, 0)]);
         assert_eq!(by_items.poll(0), Decision::Run(vec![1, 2, 3, 4]));
         assert_eq!(by_items.poll(0), Decision::WaitUntil(1_000));
         let mut by_tokens = planner(&[(1, 60, 0, 0), (2, 60, 0, 0)]);
@@ -308,41 +299,22 @@ mod tests {
     /// What a run must satisfy, given all that waited before it.
     fn check_run(waiting: &mut Vec<Item>, ids: &[u64], now_us: u64) {
         assert!(!ids.is_empty() && ids.len() <= LIMITS.max_batch_items);
-        let find = |id: &u64| {
-            *waiting
-                .iter()
-                .find(|item| item.id == *id)
-                .expect("it waited")
-        };
+        let find = |id: &u64| *waiting.iter().find(|item| item.id == *id).expect("it waited");
         let batch: Vec<Item> = ids.iter().map(find).collect();
         let tokens: usize = batch.iter().map(|item| item.tokens).sum();
         assert!(tokens <= LIMITS.max_batch_tokens || ids.len() == 1);
         let overdue = |item: &&Item| now_us - item.arrived_at_us >= LIMITS.max_lane_delay_us;
-        if let Some(first) = waiting
-            .iter()
-            .filter(overdue)
-            .min_by_key(|item| item.arrived_at_us)
-        {
-            assert_eq!(
-                batch[0].arrived_at_us, first.arrived_at_us,
-                "an overdue item starves"
-            );
+        if let Some(first) = waiting.iter().filter(overdue).min_by_key(|item| item.arrived_at_us) {
+            assert_eq!(batch[0].arrived_at_us, first.arrived_at_us, "an overdue item starves");
         }
         for lane in 0..3 {
-            let queue = waiting
-                .iter()
-                .filter(|item| item.lane == lane)
-                .map(|item| item.id);
+            let queue = waiting.iter().filter(|item| item.lane == lane).map(|item| item.id);
             let ran: Vec<u64> = batch
                 .iter()
                 .filter(|item| item.lane == lane)
                 .map(|item| item.id)
                 .collect();
-            assert_eq!(
-                queue.take(ran.len()).collect::<Vec<_>>(),
-                ran,
-                "order within a lane"
-            );
+            assert_eq!(queue.take(ran.len()).collect::<Vec<_>>(), ran, "order within a lane");
         }
         waiting.retain(|item| !ids.contains(&item.id));
     }

@@ -88,23 +88,13 @@ fn fill(values: &mut Vec<f32>, dims: usize, ids: &[u32]) {
             .wrapping_add(1_442_695_040_888_963_407);
         let bits = state >> 32;
         let count = left.min(32);
-        values.extend((0..count).map(|bit| {
-            if bits >> bit & 1 == 0 {
-                magnitude
-            } else {
-                -magnitude
-            }
-        }));
+        values.extend((0..count).map(|bit| if bits >> bit & 1 == 0 { magnitude } else { -magnitude }));
         left -= count;
     }
 }
 
 /// One token per word, or the given ids; an input of white space alone is one token.
-pub(crate) fn tokenize(
-    info: &ModelInfo,
-    input: Input<'_>,
-    truncate: Truncate,
-) -> Result<TokenIds, InputError> {
+pub(crate) fn tokenize(info: &ModelInfo, input: Input<'_>, truncate: Truncate) -> Result<TokenIds, InputError> {
     let mut ids: Vec<u32> = match input {
         Input::Text("") | Input::Tokens([]) => return Err(InputError::Empty),
         Input::Text(text) => text.split_whitespace().map(word_id).collect(),
@@ -123,10 +113,7 @@ pub(crate) fn tokenize(
     if ids.len() > max {
         match truncate {
             Truncate::None => {
-                return Err(InputError::TooLong {
-                    tokens: ids.len(),
-                    max,
-                });
+                return Err(InputError::TooLong { tokens: ids.len(), max });
             }
             Truncate::Start => drop(ids.drain(..ids.len() - max)),
             Truncate::End => ids.truncate(max),
@@ -147,13 +134,8 @@ mod tests {
     use super::*;
 
     fn embed(backend: &EchoBackend, sequences: &[&[u32]]) -> Embeddings {
-        let sequences: Vec<TokenIds> = sequences
-            .iter()
-            .map(|ids| TokenIds::new(ids.to_vec()))
-            .collect();
-        backend
-            .embed(&PackedBatch::new(&sequences).unwrap())
-            .unwrap()
+        let sequences: Vec<TokenIds> = sequences.iter().map(|ids| TokenIds::new(ids.to_vec())).collect();
+        backend.embed(&PackedBatch::new(&sequences).unwrap()).unwrap()
     }
 
     #[test]
@@ -179,13 +161,9 @@ mod tests {
 
     #[test]
     fn words_are_tokens() {
-        let backend = EchoBackend::new(EchoOptions {
-            dims: 4,
-            max_tokens: 3,
-        });
+        let backend = EchoBackend::new(EchoOptions { dims: 4, max_tokens: 3 });
         let info = backend.info();
-        let count =
-            |text, truncate| tokenize(info, Input::Text(text), truncate).map(|ids| ids.len());
+        let count = |text, truncate| tokenize(info, Input::Text(text), truncate).map(|ids| ids.len());
         assert_eq!(count("one two\nthree", Truncate::None), Ok(3));
         assert_eq!(count("  ", Truncate::None), Ok(1));
         assert_eq!(count("", Truncate::None), Err(InputError::Empty));

@@ -54,12 +54,7 @@ impl EmbeddingModel {
         // The tokenizer takes about as long to read as the weights to pack: side by side they take half the time.
         let (tokenizer, backend) = std::thread::scope(|scope| {
             let tokenizer = scope.spawn(|| TextTokenizer::load(&file, max_tokens, vocab));
-            let backend = CpuBackend::load(
-                directory,
-                &description,
-                options.precision,
-                options.threads.get(),
-            );
+            let backend = CpuBackend::load(directory, &description, options.precision, options.threads.get());
             let tokenizer = tokenizer.join();
             (tokenizer, backend)
         });

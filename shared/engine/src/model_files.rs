@@ -78,8 +78,7 @@ pub(crate) fn describe(directory: &Path) -> Result<Description, LoadError> {
     let file = directory.join("config.json");
     let bert: BertConfig = read(&file)?;
     check_bert(&file, &bert)?;
-    let sentence: Option<SentenceConfig> =
-        read_optional(&directory.join("sentence_bert_config.json"))?;
+    let sentence: Option<SentenceConfig> = read_optional(&directory.join("sentence_bert_config.json"))?;
     let card = sentence.and_then(|sentence| sentence.max_seq_length);
     let max_tokens = card.map_or(bert.max_position_embeddings, |card| {
         card.min(bert.max_position_embeddings)
@@ -145,11 +144,7 @@ fn pooling(file: &Path) -> Result<Pooling, LoadError> {
         || config.pooling_mode_mean_sqrt_len_tokens
         || config.pooling_mode_weightedmean_tokens
         || config.pooling_mode_lasttoken;
-    match (
-        config.pooling_mode_cls_token,
-        config.pooling_mode_mean_tokens,
-        other,
-    ) {
+    match (config.pooling_mode_cls_token, config.pooling_mode_mean_tokens, other) {
         (false, true, false) => Ok(Pooling::Mean),
         (true, false, false) => Ok(Pooling::Cls),
         _ => Err(LoadError::Field {
@@ -283,28 +278,16 @@ mod tests {
         }
         let max = directory(&[
             ("config.json", CONFIG),
-            (
-                "1_Pooling/config.json",
-                r#"{"pooling_mode_max_tokens":true}"#,
-            ),
+            ("1_Pooling/config.json", r#"{"pooling_mode_max_tokens":true}"#),
         ]);
         assert!(matches!(describe(max.path()), Err(LoadError::Field { .. })));
         let dense = directory(&[
             ("config.json", CONFIG),
-            (
-                "modules.json",
-                r#"[{"type":"a.Transformer"},{"type":"a.Dense"}]"#,
-            ),
+            ("modules.json", r#"[{"type":"a.Transformer"},{"type":"a.Dense"}]"#),
         ]);
-        assert!(matches!(
-            describe(dense.path()),
-            Err(LoadError::Field { .. })
-        ));
+        assert!(matches!(describe(dense.path()), Err(LoadError::Field { .. })));
         let cut = directory(&[("config.json", &CONFIG[..50])]);
-        assert!(matches!(
-            describe(cut.path()),
-            Err(LoadError::Format { .. })
-        ));
+        assert!(matches!(describe(cut.path()), Err(LoadError::Format { .. })));
         let none = directory(&[]);
         assert!(matches!(describe(none.path()), Err(LoadError::Read { .. })));
     }

@@ -38,10 +38,7 @@ impl TokenIds {
     }
 
     /// Number of tokens, special ones included: what is counted and charged.
-    #[expect(
-        clippy::len_without_is_empty,
-        reason = "tokenized input is never empty"
-    )]
+    #[expect(clippy::len_without_is_empty, reason = "tokenized input is never empty")]
     pub fn len(&self) -> usize {
         self.0.len()
     }
@@ -77,8 +74,7 @@ impl TextTokenizer {
             file: file.to_owned(),
             reason,
         };
-        let mut inner = tokenizers::Tokenizer::from_bytes(&bytes)
-            .map_err(|error| damaged(error.to_string()))?;
+        let mut inner = tokenizers::Tokenizer::from_bytes(&bytes).map_err(|error| damaged(error.to_string()))?;
         inner.with_padding(None);
         inner
             .with_truncation(None)
@@ -90,11 +86,7 @@ impl TextTokenizer {
                 prefix.len() + suffix.len()
             )));
         }
-        if let Some(id) = prefix
-            .iter()
-            .chain(&suffix)
-            .find(|id| **id as usize >= vocab)
-        {
+        if let Some(id) = prefix.iter().chain(&suffix).find(|id| **id as usize >= vocab) {
             return Err(damaged(format!(
                 "special token {id} is outside the model's vocabulary of {vocab}"
             )));
@@ -108,11 +100,7 @@ impl TextTokenizer {
         })
     }
 
-    pub(crate) fn tokenize(
-        &self,
-        input: Input<'_>,
-        truncate: Truncate,
-    ) -> Result<TokenIds, InputError> {
+    pub(crate) fn tokenize(&self, input: Input<'_>, truncate: Truncate) -> Result<TokenIds, InputError> {
         match input {
             Input::Text("") | Input::Tokens([]) => Err(InputError::Empty),
             Input::Text(text) => {
@@ -136,10 +124,7 @@ impl TextTokenizer {
     /// Checks, cuts and puts the special tokens around.
     fn finish(&self, content: &[u32], truncate: Truncate) -> Result<TokenIds, InputError> {
         if let Some(&id) = content.iter().find(|id| **id as usize >= self.vocab) {
-            return Err(InputError::TokenOutOfRange {
-                id,
-                vocab: self.vocab,
-            });
+            return Err(InputError::TokenOutOfRange { id, vocab: self.vocab });
         }
         let special = self.prefix.len() + self.suffix.len();
         let room = self.max_tokens - special;
@@ -154,9 +139,7 @@ impl TextTokenizer {
             Truncate::Start => &content[content.len() - room..],
             Truncate::End => &content[..room],
         };
-        Ok(TokenIds(
-            [&self.prefix[..], content, &self.suffix[..]].concat(),
-        ))
+        Ok(TokenIds([&self.prefix[..], content, &self.suffix[..]].concat()))
     }
 }
 
@@ -172,17 +155,11 @@ impl std::fmt::Debug for TextTokenizer {
 
 /// The special tokens before and after a text, read off the tokens of a probe.
 fn special_tokens(tokenizer: &tokenizers::Tokenizer) -> Result<(Vec<u32>, Vec<u32>), String> {
-    let probe = tokenizer
-        .encode("a", true)
-        .map_err(|error| error.to_string())?;
+    let probe = tokenizer.encode("a", true).map_err(|error| error.to_string())?;
     let (ids, special) = (probe.get_ids(), probe.get_special_tokens_mask());
     let is_special = |mask: &u32| *mask == 1;
     let before = special.iter().take_while(|mask| is_special(mask)).count();
-    let after = special
-        .iter()
-        .rev()
-        .take_while(|mask| is_special(mask))
-        .count();
+    let after = special.iter().rev().take_while(|mask| is_special(mask)).count();
     if before + after >= ids.len() {
         return Err("the letter `a` has no token".to_owned());
     }

@@ -32,11 +32,10 @@ impl Weights {
         // SAFETY: the map is read only. Should another process cut the file while it is loaded, the read faults;
         // the map lives only as long as loading takes, and model files are replaced, not rewritten.
         let map = unsafe { Mmap::map(&handle) }.map_err(unreadable)?;
-        let (header, metadata) =
-            SafeTensors::read_metadata(&map).map_err(|error| LoadError::Format {
-                file: file.to_owned(),
-                reason: error.to_string(),
-            })?;
+        let (header, metadata) = SafeTensors::read_metadata(&map).map_err(|error| LoadError::Format {
+            file: file.to_owned(),
+            reason: error.to_string(),
+        })?;
         Ok(Self {
             file: file.to_owned(),
             data: LENGTH_BYTES + header,
@@ -57,8 +56,7 @@ impl Weights {
     /// Elements of all floating-point tensors.
     pub(crate) fn parameters(&self) -> u64 {
         let tensors = self.metadata.tensors();
-        let is_weight =
-            |info: &&&TensorInfo| matches!(info.dtype, Dtype::F32 | Dtype::F16 | Dtype::BF16);
+        let is_weight = |info: &&&TensorInfo| matches!(info.dtype, Dtype::F32 | Dtype::F16 | Dtype::BF16);
         let count = |info: &&TensorInfo| info.shape.iter().product::<usize>() as u64;
         tensors.values().filter(is_weight).map(count).sum()
     }
@@ -89,10 +87,7 @@ impl Weights {
             .info(tensor)
             .ok_or_else(|| refuse("is missing".to_owned()))?;
         if info.shape != shape {
-            return Err(refuse(format!(
-                "has shape {:?}, expected {shape:?}",
-                info.shape
-            )));
+            return Err(refuse(format!("has shape {:?}, expected {shape:?}", info.shape)));
         }
         let (start, end) = info.data_offsets;
         let bytes = &self.map[self.data + start..self.data + end];
@@ -100,9 +95,7 @@ impl Weights {
             Dtype::F32 => Ok(f32_values(bytes)),
             Dtype::F16 => Ok(halves(bytes, f32_from_f16)),
             Dtype::BF16 => Ok(halves(bytes, |bits| f32::from_bits(u32::from(bits) << 16))),
-            other => Err(refuse(format!(
-                "has type {other:?}, expected F32, F16 or BF16"
-            ))),
+            other => Err(refuse(format!("has type {other:?}, expected F32, F16 or BF16"))),
         }
     }
 }
@@ -173,10 +166,7 @@ mod tests {
             .flat_map(|x| x.to_le_bytes())
             .collect();
         let weights = Weights::open(&write(directory.path(), Dtype::BF16, &bf16)).unwrap();
-        assert_eq!(
-            weights.f32("w", &[2, 2]).unwrap()[..],
-            [1.0, -2.0, 0.5, 0.0]
-        );
+        assert_eq!(weights.f32("w", &[2, 2]).unwrap()[..], [1.0, -2.0, 0.5, 0.0]);
     }
 
     #[test]
@@ -197,10 +187,7 @@ mod tests {
         let file = write(directory.path(), Dtype::F32, &[0; 16]);
         let weights = Weights::open(&file).unwrap();
         let absent = weights.f32("v", &[2, 2]).unwrap_err().to_string();
-        assert!(
-            absent.ends_with("w.safetensors: tensor `v`: is missing"),
-            "{absent}"
-        );
+        assert!(absent.ends_with("w.safetensors: tensor `v`: is missing"), "{absent}");
         let shape = weights.f32("w", &[4]).unwrap_err().to_string();
         assert!(shape.contains("has shape [2, 2], expected [4]"), "{shape}");
         let integers = Weights::open(&write(directory.path(), Dtype::I32, &[0; 16])).unwrap();
@@ -209,9 +196,6 @@ mod tests {
         drop((weights, integers));
         let bytes = std::fs::read(&file).unwrap();
         std::fs::write(&file, &bytes[..bytes.len() - 1]).unwrap();
-        assert!(matches!(
-            Weights::open(&file),
-            Err(LoadError::Format { .. })
-        ));
+        assert!(matches!(Weights::open(&file), Err(LoadError::Format { .. })));
     }
 }

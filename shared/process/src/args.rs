@@ -23,17 +23,11 @@ impl Args {
     ///
     /// # Errors
     /// Holds the text to print and the exit code, for `--help` and `--version` too.
-    pub fn parse(
-        service: &str,
-        arguments: impl IntoIterator<Item = OsString>,
-    ) -> Result<Self, clap::Error> {
+    pub fn parse(service: &str, arguments: impl IntoIterator<Item = OsString>) -> Result<Self, clap::Error> {
         let mut matches = command(service).try_get_matches_from(arguments)?;
         Ok(Self {
             config: matches.remove_one("config"),
-            set: matches
-                .remove_many("set")
-                .map(Iterator::collect)
-                .unwrap_or_default(),
+            set: matches.remove_many("set").map(Iterator::collect).unwrap_or_default(),
             print_config: matches.get_flag("print-config"),
         })
     }
@@ -63,17 +57,13 @@ fn command(service: &str) -> Command {
         .long("set")
         .value_name("SECTION.KEY=VALUE")
         .action(ArgAction::Append);
-    let print = Arg::new("print-config")
-        .long("print-config")
-        .action(ArgAction::SetTrue);
+    let print = Arg::new("print-config").long("print-config").action(ArgAction::SetTrue);
     Command::new("portalis")
         .display_name(&binary)
         .bin_name(&binary)
         .version(env!("CARGO_PKG_VERSION"))
         .arg(config.help("TOML file on top of the compiled-in defaults"))
-        .arg(set.help(
-            "Set one key, on top of file and environment (PORTALIS__SECTION__KEY); repeatable",
-        ))
+        .arg(set.help("Set one key, on top of file and environment (PORTALIS__SECTION__KEY); repeatable"))
         .arg(print.help("Print the merged configuration with secrets redacted, and exit"))
 }
 

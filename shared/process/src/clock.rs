@@ -74,9 +74,7 @@ impl FakeClock {
 
     /// Moves both times forward.
     pub fn advance(&self, by: Duration) {
-        self.state
-            .elapsed_us
-            .fetch_add(by.as_micros() as u64, Ordering::AcqRel);
+        self.state.elapsed_us.fetch_add(by.as_micros() as u64, Ordering::AcqRel);
     }
 }
 
@@ -88,19 +86,10 @@ mod tests {
     fn fake_time_moves_only_by_hand() {
         let hand = FakeClock::new(1_700_000_000_000);
         let (one, two) = (hand.clock(), hand.clock().clone());
-        assert_eq!(
-            (one.now_unix_ms(), one.monotonic_us()),
-            (1_700_000_000_000, 0)
-        );
+        assert_eq!((one.now_unix_ms(), one.monotonic_us()), (1_700_000_000_000, 0));
         hand.advance(Duration::from_micros(1_500));
-        assert_eq!(
-            (one.now_unix_ms(), one.monotonic_us()),
-            (1_700_000_000_001, 1_500)
-        );
-        assert_eq!(
-            (two.now_unix_ms(), two.monotonic_us()),
-            (1_700_000_000_001, 1_500)
-        );
+        assert_eq!((one.now_unix_ms(), one.monotonic_us()), (1_700_000_000_001, 1_500));
+        assert_eq!((two.now_unix_ms(), two.monotonic_us()), (1_700_000_000_001, 1_500));
     }
 
     #[test]

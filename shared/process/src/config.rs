@@ -98,13 +98,11 @@ impl Layers {
             path: path.to_owned(),
             source,
         })?;
-        let parsed = text
-            .parse::<Table>()
-            .map_err(|error| ConfigError::ParseFile {
-                path: path.to_owned(),
-                at_byte: error.span().map_or(0, |span| span.start),
-                reason: error.message().to_owned(),
-            });
+        let parsed = text.parse::<Table>().map_err(|error| ConfigError::ParseFile {
+            path: path.to_owned(),
+            at_byte: error.span().map_or(0, |span| span.start),
+            reason: error.message().to_owned(),
+        });
         self.file = Some((path.to_owned(), parsed?));
         Ok(self)
     }
@@ -137,15 +135,9 @@ impl Layers {
             let Some(key) = name.strip_prefix(VARIABLE_PREFIX) else {
                 continue;
             };
-            let path: Vec<String> = key
-                .to_ascii_lowercase()
-                .split("__")
-                .map(str::to_owned)
-                .collect();
+            let path: Vec<String> = key.to_ascii_lowercase().split("__").map(str::to_owned).collect();
             match value.into_string() {
-                Ok(value) if path.iter().all(|part| !part.is_empty()) => {
-                    self.variables.push((name, path, value))
-                }
+                Ok(value) if path.iter().all(|part| !part.is_empty()) => self.variables.push((name, path, value)),
                 _ => return Err(ConfigError::Variable { name }),
             }
         }
@@ -160,12 +152,8 @@ impl Layers {
     /// When it is not of that form.
     pub fn assign(mut self, assignment: &str) -> Result<Self, ConfigError> {
         // Without the part behind the equals sign, which may be secret.
-        let malformed = |key: &str| ConfigError::Flag {
-            key: key.to_owned(),
-        };
-        let (key, value) = assignment
-            .split_once('=')
-            .ok_or_else(|| malformed(assignment))?;
+        let malformed = |key: &str| ConfigError::Flag { key: key.to_owned() };
+        let (key, value) = assignment.split_once('=').ok_or_else(|| malformed(assignment))?;
         let path = key_path(key).ok_or_else(|| malformed(key))?;
         self.flags.push((path, Setting::Text(value.to_owned())));
         Ok(self)
@@ -176,9 +164,7 @@ impl Layers {
     /// # Errors
     /// When the key has an empty part.
     pub fn set(mut self, key: &str, value: Value) -> Result<Self, ConfigError> {
-        let path = key_path(key).ok_or_else(|| ConfigError::Flag {
-            key: key.to_owned(),
-        })?;
+        let path = key_path(key).ok_or_else(|| ConfigError::Flag { key: key.to_owned() })?;
         self.flags.push((path, Setting::Value(value)));
         Ok(self)
     }
@@ -191,17 +177,12 @@ impl Layers {
         self.load_on(S::NAME, S::DEFAULT_CONFIG)
     }
 
-    fn load_on<C: DeserializeOwned>(
-        &self,
-        service: &'static str,
-        defaults: &str,
-    ) -> Result<Loaded<C>, ConfigError> {
+    fn load_on<C: DeserializeOwned>(&self, service: &'static str, defaults: &str) -> Result<Loaded<C>, ConfigError> {
         let parse = |text: &str| {
-            text.parse::<Table>()
-                .map_err(|source| ConfigError::Defaults {
-                    service,
-                    source: Box::new(source),
-                })
+            text.parse::<Table>().map_err(|source| ConfigError::Defaults {
+                service,
+                source: Box::new(source),
+            })
         };
         let mut merge = Merge {
             table: parse(PROCESS_DEFAULTS)?,
@@ -211,19 +192,13 @@ impl Layers {
         merge.overlay(parse(defaults)?, &Origin::Default(service))?;
         let notes = self.apply(&mut merge)?;
         let Merge {
-            table: merged,
-            origins,
-            ..
+            table: merged, origins, ..
         } = &merge;
         let mut rest = merged.clone();
-        let process = rest
-            .remove(PROCESS_SECTION)
-            .unwrap_or(Value::Table(Table::new()));
+        let process = rest.remove(PROCESS_SECTION).unwrap_or(Value::Table(Table::new()));
         let typed = |error, section| key_error(error, section, origins, service);
-        let process = serde_path_to_error::deserialize(process)
-            .map_err(|error| typed(error, Some(PROCESS_SECTION)))?;
-        let service = serde_path_to_error::deserialize(Value::Table(rest))
-            .map_err(|error| typed(error, None))?;
+        let process = serde_path_to_error::deserialize(process).map_err(|error| typed(error, Some(PROCESS_SECTION)))?;
+        let service = serde_path_to_error::deserialize(Value::Table(rest)).map_err(|error| typed(error, None))?;
         Ok(Loaded {
             process,
             service,
@@ -244,11 +219,7 @@ impl Layers {
             merge.overlay(table.clone(), &Origin::File(path.clone()))?;
         }
         for (name, path, text) in for_us {
-            merge.set(
-                path,
-                Setting::Text(text.clone()),
-                &Origin::Variable(name.clone()),
-            )?;
+            merge.set(path, Setting::Text(text.clone()), &Origin::Variable(name.clone()))?;
         }
         for (path, setting) in &self.flags {
             merge.set(path, setting.clone(), &Origin::Flag)?;
@@ -264,16 +235,12 @@ impl Layers {
 ///
 /// # Errors
 /// When a variable cannot be read, a key is unknown or a value does not fit.
-pub fn load<S: Service>(
-    overrides: &[(String, Value)],
-) -> Result<(ProcessConfig, S::Config), ConfigError> {
+pub fn load<S: Service>(overrides: &[(String, Value)]) -> Result<(ProcessConfig, S::Config), ConfigError> {
     let layers = Layers::new().real_environment()?;
-    let layers = overrides.iter().try_fold(layers, |layers, (key, value)| {
-        layers.set(key, value.clone())
-    })?;
-    let Loaded {
-        process, service, ..
-    } = layers.load::<S>()?;
+    let layers = overrides
+        .iter()
+        .try_fold(layers, |layers, (key, value)| layers.set(key, value.clone()))?;
+    let Loaded { process, service, .. } = layers.load::<S>()?;
     Ok((process, service))
 }
 

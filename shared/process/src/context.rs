@@ -55,10 +55,7 @@ impl Context {
     }
 }
 
-#[expect(
-    clippy::expect_used,
-    reason = "only an empty prefix is refused, and none is given"
-)]
+#[expect(clippy::expect_used, reason = "only an empty prefix is refused, and none is given")]
 fn registry_of(service: &str) -> Registry {
     // Told apart by label, several services may register the same metric and still share one page.
     let labels = HashMap::from([("service".to_owned(), service.to_owned())]);
@@ -81,8 +78,7 @@ mod tests {
     #[test]
     fn a_stop_makes_all_who_share_it_unready() {
         let shutdown = Shutdown::new();
-        let contexts =
-            ["auth", "cache"].map(|service| Context::with_shutdown(service, shutdown.clone()));
+        let contexts = ["auth", "cache"].map(|service| Context::with_shutdown(service, shutdown.clone()));
         contexts
             .iter()
             .for_each(|context| context.health.component("bus").set_ready());

@@ -58,12 +58,7 @@ impl Health {
     /// Everything known, for a person or a probe.
     #[must_use]
     pub fn report(&self) -> HealthReport {
-        let components: Vec<_> = self
-            .components
-            .borrow()
-            .iter()
-            .map(ComponentReport::new)
-            .collect();
+        let components: Vec<_> = self.components.borrow().iter().map(ComponentReport::new).collect();
         let ready = !components.is_empty() && components.iter().all(|component| component.ready);
         let status = match (self.draining.is_cancelled(), ready) {
             (true, _) => Status::Draining,
@@ -226,10 +221,7 @@ mod tests {
         health.component("bus").set_ready();
         assert_eq!(health.report().status, Status::Ready);
         draining.cancel();
-        assert_eq!(
-            (health.is_ready(), health.report().status),
-            (false, Status::Draining)
-        );
+        assert_eq!((health.is_ready(), health.report().status), (false, Status::Draining));
     }
 
     #[tokio::test(start_paused = true)]

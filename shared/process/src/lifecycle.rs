@@ -135,10 +135,7 @@ mod tests {
         let shutdown = Shutdown::new();
         assert!(!shutdown.is_stopping());
         shutdown.start();
-        assert_eq!(
-            (shutdown.is_stopping(), shutdown.is_forced()),
-            (true, false)
-        );
+        assert_eq!((shutdown.is_stopping(), shutdown.is_forced()), (true, false));
         let other = Shutdown::new();
         other.clone().force();
         assert_eq!((other.is_stopping(), other.is_forced()), (true, true));

@@ -2,14 +2,13 @@
 
 use prometheus::core::Collector;
 use prometheus::{
-    Counter, CounterVec, Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter,
-    IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
+    Counter, CounterVec, Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
+    IntGaugeVec, Opts, Registry,
 };
 
 /// Upper bounds for durations in seconds: 100 µs (a hop over the broker) to 60 s (the longest deadline), about 2.5-fold apart.
 pub const SECONDS_BUCKETS: &[f64] = &[
-    0.0001, 0.000_25, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5,
-    5.0, 10.0, 30.0, 60.0,
+    0.0001, 0.000_25, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0,
 ];
 
 /// Upper bounds for requests in one batch: powers of two, as batches are measured.
@@ -39,9 +38,7 @@ const INHERITED_NAMES: [&str; 8] = [
 #[derive(Debug, thiserror::Error)]
 pub enum MetricError {
     /// The name breaks the naming rule.
-    #[error(
-        "metric `{name}` must be named {PREFIX}<noun>_<unit> in lowercase letters, digits and underscores"
-    )]
+    #[error("metric `{name}` must be named {PREFIX}<noun>_<unit> in lowercase letters, digits and underscores")]
     Name {
         /// The name.
         name: String,
@@ -75,11 +72,7 @@ pub fn int_counter_vec(
     help: &str,
     labels: &[&str],
 ) -> Result<IntCounterVec, MetricError> {
-    register(
-        registry,
-        name,
-        IntCounterVec::new(Opts::new(name, help), labels),
-    )
+    register(registry, name, IntCounterVec::new(Opts::new(name, help), labels))
 }
 
 /// A counter of fractions, such as seconds or dollars.
@@ -94,17 +87,8 @@ pub fn counter(registry: &Registry, name: &str, help: &str) -> Result<Counter, M
 ///
 /// # Errors
 /// See [`int_counter`].
-pub fn counter_vec(
-    registry: &Registry,
-    name: &str,
-    help: &str,
-    labels: &[&str],
-) -> Result<CounterVec, MetricError> {
-    register(
-        registry,
-        name,
-        CounterVec::new(Opts::new(name, help), labels),
-    )
+pub fn counter_vec(registry: &Registry, name: &str, help: &str, labels: &[&str]) -> Result<CounterVec, MetricError> {
+    register(registry, name, CounterVec::new(Opts::new(name, help), labels))
 }
 
 /// A whole number that goes up and down.
@@ -119,17 +103,8 @@ pub fn int_gauge(registry: &Registry, name: &str, help: &str) -> Result<IntGauge
 ///
 /// # Errors
 /// See [`int_counter`].
-pub fn int_gauge_vec(
-    registry: &Registry,
-    name: &str,
-    help: &str,
-    labels: &[&str],
-) -> Result<IntGaugeVec, MetricError> {
-    register(
-        registry,
-        name,
-        IntGaugeVec::new(Opts::new(name, help), labels),
-    )
+pub fn int_gauge_vec(registry: &Registry, name: &str, help: &str, labels: &[&str]) -> Result<IntGaugeVec, MetricError> {
+    register(registry, name, IntGaugeVec::new(Opts::new(name, help), labels))
 }
 
 /// A number that goes up and down.
@@ -144,12 +119,7 @@ pub fn gauge(registry: &Registry, name: &str, help: &str) -> Result<Gauge, Metri
 ///
 /// # Errors
 /// See [`int_counter`].
-pub fn gauge_vec(
-    registry: &Registry,
-    name: &str,
-    help: &str,
-    labels: &[&str],
-) -> Result<GaugeVec, MetricError> {
+pub fn gauge_vec(registry: &Registry, name: &str, help: &str, labels: &[&str]) -> Result<GaugeVec, MetricError> {
     register(registry, name, GaugeVec::new(Opts::new(name, help), labels))
 }
 
@@ -157,12 +127,7 @@ pub fn gauge_vec(
 ///
 /// # Errors
 /// See [`int_counter`].
-pub fn histogram(
-    registry: &Registry,
-    name: &str,
-    help: &str,
-    buckets: &[f64],
-) -> Result<Histogram, MetricError> {
+pub fn histogram(registry: &Registry, name: &str, help: &str, buckets: &[f64]) -> Result<Histogram, MetricError> {
     let options = HistogramOpts::new(name, help).buckets(buckets.to_vec());
     register(registry, name, Histogram::with_opts(options))
 }
@@ -182,11 +147,7 @@ pub fn histogram_vec(
     register(registry, name, HistogramVec::new(options, labels))
 }
 
-fn register<M>(
-    registry: &Registry,
-    name: &str,
-    built: prometheus::Result<M>,
-) -> Result<M, MetricError>
+fn register<M>(registry: &Registry, name: &str, built: prometheus::Result<M>) -> Result<M, MetricError>
 where
     M: Collector + Clone + 'static,
 {
@@ -194,18 +155,14 @@ where
         .bytes()
         .all(|letter| matches!(letter, b'a'..=b'z' | b'0'..=b'9' | b'_'));
     if !snake || !(name.starts_with(PREFIX) || INHERITED_NAMES.contains(&name)) {
-        return Err(MetricError::Name {
-            name: name.to_owned(),
-        });
+        return Err(MetricError::Name { name: name.to_owned() });
     }
     let failed = |source| MetricError::Register {
         name: name.to_owned(),
         source,
     };
     let metric = built.map_err(failed)?;
-    registry
-        .register(Box::new(metric.clone()))
-        .map_err(failed)?;
+    registry.register(Box::new(metric.clone())).map_err(failed)?;
     Ok(metric)
 }
 
@@ -216,32 +173,14 @@ mod tests {
     #[test]
     fn registers_once_under_a_proper_name() {
         let registry = Registry::new();
-        let requests = int_counter_vec(
-            &registry,
-            "portalis_requests_total",
-            "Requests.",
-            &["outcome"],
-        )
-        .unwrap();
+        let requests = int_counter_vec(&registry, "portalis_requests_total", "Requests.", &["outcome"]).unwrap();
         requests.with_label_values(&["ok"]).inc();
         let wait = histogram(&registry, "portalis_wait_seconds", "Wait.", SECONDS_BUCKETS).unwrap();
         wait.observe(0.02);
         int_gauge(&registry, "worker_queue_depth", "Inherited.").unwrap();
-        let twice = int_counter_vec(
-            &registry,
-            "portalis_requests_total",
-            "Requests.",
-            &["outcome"],
-        );
-        assert!(
-            matches!(twice, Err(MetricError::Register { name, .. }) if name == "portalis_requests_total")
-        );
-        for name in [
-            "requests_total",
-            "portalis_Requests",
-            "portalis_requests-total",
-            "",
-        ] {
+        let twice = int_counter_vec(&registry, "portalis_requests_total", "Requests.", &["outcome"]);
+        assert!(matches!(twice, Err(MetricError::Register { name, .. }) if name == "portalis_requests_total"));
+        for name in ["requests_total", "portalis_Requests", "portalis_requests-total", ""] {
             assert!(
                 matches!(gauge(&registry, name, "x"), Err(MetricError::Name { .. })),
                 "{name}"

@@ -77,18 +77,11 @@ impl OpsServer {
     ///
     /// # Errors
     /// When the listener breaks.
-    pub async fn serve(
-        self,
-        contexts: Vec<Context>,
-        stop: CancellationToken,
-    ) -> Result<(), OpsError> {
+    pub async fn serve(self, contexts: Vec<Context>, stop: CancellationToken) -> Result<(), OpsError> {
         let address = self.address;
         tracing::info!(%address, "serving health and metrics");
-        let serving = axum::serve(self.listener, router(contexts))
-            .with_graceful_shutdown(stop.cancelled_owned());
-        serving
-            .await
-            .map_err(|source| OpsError::Serve { address, source })
+        let serving = axum::serve(self.listener, router(contexts)).with_graceful_shutdown(stop.cancelled_owned());
+        serving.await.map_err(|source| OpsError::Serve { address, source })
     }
 }
 
@@ -96,11 +89,7 @@ impl OpsServer {
 ///
 /// # Errors
 /// When the address cannot be had or the listener breaks.
-pub async fn serve_ops(
-    address: &str,
-    contexts: Vec<Context>,
-    stop: CancellationToken,
-) -> Result<(), OpsError> {
+pub async fn serve_ops(address: &str, contexts: Vec<Context>, stop: CancellationToken) -> Result<(), OpsError> {
     OpsServer::bind(address).await?.serve(contexts, stop).await
 }
 
@@ -122,9 +111,7 @@ pub fn router(contexts: Vec<Context>) -> Router {
 /// When two contexts register one name with different types, or a metric cannot be written.
 pub fn metrics_text(contexts: &[Context]) -> Result<String, prometheus::Error> {
     let mut families: BTreeMap<String, MetricFamily> = BTreeMap::new();
-    let registered = contexts
-        .iter()
-        .flat_map(|context| context.registry.gather());
+    let registered = contexts.iter().flat_map(|context| context.registry.gather());
     for mut family in registered.chain(process_metrics::gather(contexts)?) {
         match families.get_mut(family.name()) {
             None => {
@@ -174,11 +161,7 @@ impl<'a> ServiceHealth<'a> {
 
 async fn ready(State(contexts): State<Arc<[Context]>>) -> Response {
     let services: Vec<_> = contexts.iter().map(ServiceHealth::of).collect();
-    let any = |status| {
-        services
-            .iter()
-            .any(|service| service.health.status == status)
-    };
+    let any = |status| services.iter().any(|service| service.health.status == status);
     let status = if any(Status::Draining) {
         Status::Draining
     } else if any(Status::Unready) || services.is_empty() {

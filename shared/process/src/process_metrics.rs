@@ -25,35 +25,17 @@ pub(crate) fn gather(contexts: &[Context]) -> Result<Vec<MetricFamily>, promethe
     }
     register(&registry, build)?;
     if let Some(times) = Times::read() {
-        let cpu = Counter::new(
-            "process_cpu_seconds_total",
-            "User and system CPU time spent.",
-        )?;
+        let cpu = Counter::new("process_cpu_seconds_total", "User and system CPU time spent.")?;
         cpu.inc_by(times.cpu_seconds);
         register(&registry, cpu)?;
         let help = "Start of the process in seconds since 1970.";
-        gauge(
-            &registry,
-            "process_start_time_seconds",
-            help,
-            times.start_unix_seconds,
-        )?;
+        gauge(&registry, "process_start_time_seconds", help, times.start_unix_seconds)?;
     }
     if let Some(bytes) = resident_bytes() {
-        gauge(
-            &registry,
-            "process_resident_memory_bytes",
-            "Resident memory.",
-            bytes,
-        )?;
+        gauge(&registry, "process_resident_memory_bytes", "Resident memory.", bytes)?;
     }
     if let Some(count) = open_files() {
-        gauge(
-            &registry,
-            "process_open_fds",
-            "Open file descriptors.",
-            count,
-        )?;
+        gauge(&registry, "process_open_fds", "Open file descriptors.", count)?;
     }
     Ok(registry.gather())
 }
@@ -64,10 +46,7 @@ fn gauge(registry: &Registry, name: &str, help: &str, value: f64) -> Result<(), 
     register(registry, gauge)
 }
 
-fn register(
-    registry: &Registry,
-    metric: impl Collector + 'static,
-) -> Result<(), prometheus::Error> {
+fn register(registry: &Registry, metric: impl Collector + 'static) -> Result<(), prometheus::Error> {
     registry.register(Box::new(metric))
 }
 
@@ -87,8 +66,7 @@ impl Times {
     fn parse(stat: &str, boot: &str) -> Option<Self> {
         // The second field is the program's name in parentheses and may hold anything; the third field follows.
         let fields: Vec<&str> = stat.rsplit_once(')')?.1.split_ascii_whitespace().collect();
-        let seconds =
-            |field: usize| Some(fields.get(field - 3)?.parse::<f64>().ok()? / TICKS_PER_SECOND);
+        let seconds = |field: usize| Some(fields.get(field - 3)?.parse::<f64>().ok()? / TICKS_PER_SECOND);
         let boot_unix_seconds: f64 = boot
             .lines()
             .find_map(|line| line.strip_prefix("btime "))?
@@ -104,21 +82,14 @@ impl Times {
 
 fn resident_bytes() -> Option<f64> {
     let status = fs::read_to_string("/proc/self/status").ok()?;
-    let line = status
-        .lines()
-        .find_map(|line| line.strip_prefix("VmRSS:"))?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
     let kibibytes: f64 = line.split_ascii_whitespace().next()?.parse().ok()?;
     Some(kibibytes * 1024.0)
 }
 
 fn open_files() -> Option<f64> {
     // One of them is the directory that is being read.
-    Some(
-        fs::read_dir("/proc/self/fd")
-            .ok()?
-            .count()
-            .saturating_sub(1) as f64,
-    )
+    Some(fs::read_dir("/proc/self/fd").ok()?.count().saturating_sub(1) as f64)
 }
 
 #[cfg(test)]
@@ -145,9 +116,6 @@ mod tests {
             .unwrap()
             .as_secs_f64();
         let start = Times::read().unwrap().start_unix_seconds;
-        assert!(
-            start <= now + 1.0 && start > now - 86_400.0,
-            "start {start}, now {now}"
-        );
+        assert!(start <= now + 1.0 && start > now - 86_400.0, "start {start}, now {now}");
     }
 }

@@ -40,9 +40,7 @@ pub(crate) fn is_secret(key: &str) -> bool {
 
 fn secrecy(key: &str) -> Secrecy {
     let key = key.to_ascii_lowercase();
-    let words: Vec<&str> = key
-        .split(|letter: char| !letter.is_ascii_alphanumeric())
-        .collect();
+    let words: Vec<&str> = key.split(|letter: char| !letter.is_ascii_alphanumeric()).collect();
     let api_key = words
         .windows(2)
         .any(|pair| pair[0] == "api" && pair[1].starts_with("key"));
@@ -74,23 +72,11 @@ fn value(shown: &Value, outer: Secrecy) -> Value {
         Value::String(text) if text.is_empty() => shown.clone(),
         Value::String(_) if outer != Secrecy::Open => REDACTED.into(),
         Value::String(text) => urls(text).into(),
-        Value::Integer(_) | Value::Float(_) | Value::Datetime(_)
-            if outer == Secrecy::TextAndNumbers =>
-        {
-            REDACTED.into()
-        }
-        Value::Array(items) => items
-            .iter()
-            .map(|item| value(item, outer))
-            .collect::<Vec<_>>()
-            .into(),
+        Value::Integer(_) | Value::Float(_) | Value::Datetime(_) if outer == Secrecy::TextAndNumbers => REDACTED.into(),
+        Value::Array(items) => items.iter().map(|item| value(item, outer)).collect::<Vec<_>>().into(),
         Value::Table(below) => {
             let inner = |key: &str| {
-                if outer == Secrecy::Open {
-                    secrecy(key)
-                } else {
-                    outer
-                }
+                if outer == Secrecy::Open { secrecy(key) } else { outer }
             };
             Value::Table(
                 below
@@ -99,9 +85,7 @@ fn value(shown: &Value, outer: Secrecy) -> Value {
                     .collect(),
             )
         }
-        Value::Integer(_) | Value::Float(_) | Value::Datetime(_) | Value::Boolean(_) => {
-            shown.clone()
-        }
+        Value::Integer(_) | Value::Float(_) | Value::Datetime(_) | Value::Boolean(_) => shown.clone(),
     }
 }
 
@@ -159,9 +143,7 @@ mod tests {
             allow = true
         "#;
         let shown = toml::to_string(&table(&config.parse().unwrap())).unwrap();
-        for secret in [
-            "s1", "12345", "s2", "s/3", "s4", "s5", "77", "s6", "s7", "s8", "user",
-        ] {
+        for secret in ["s1", "12345", "s2", "s/3", "s4", "s5", "77", "s6", "s7", "s8", "user"] {
             assert!(!shown.contains(secret), "{secret} is visible in\n{shown}");
         }
         let visible = [

@@ -92,11 +92,7 @@ fn start<S: Service>(args: &Args) -> anyhow::Result<ExitCode> {
     Ok(match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            tracing::error!(
-                service = S::NAME,
-                error = format!("{error:#}"),
-                "service failed"
-            );
+            tracing::error!(service = S::NAME, error = format!("{error:#}"), "service failed");
             ExitCode::FAILURE
         }
     })
@@ -167,11 +163,7 @@ async fn start_ops(
 }
 
 /// Runs `serve` to its end, then waits for the tasks it left behind; the signals' watch bounds both by the hard stop.
-async fn serve_and_drain<S: Service>(
-    config: S::Config,
-    context: &Context,
-    drain: Duration,
-) -> anyhow::Result<()> {
+async fn serve_and_drain<S: Service>(config: S::Config, context: &Context, drain: Duration) -> anyhow::Result<()> {
     // A task of its own, so that a panic is an outcome like any other.
     let mut serving = tokio::spawn(S::serve(config, context.clone()));
     let served = tokio::select! {

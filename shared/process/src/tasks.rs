@@ -52,9 +52,7 @@ impl Tasks {
             next_id: AtomicU64::new(0),
             failed: AtomicBool::new(false),
         };
-        Self {
-            inner: Arc::new(inner),
-        }
+        Self { inner: Arc::new(inner) }
     }
 
     /// Runs a future to its end on the current runtime; the handle may be dropped, the task stays owned.
@@ -89,11 +87,7 @@ impl Tasks {
     /// The names of the tasks that run now, in the order they were spawned.
     #[must_use]
     pub fn running(&self) -> Vec<String> {
-        self.inner
-            .running()
-            .values()
-            .map(ToString::to_string)
-            .collect()
+        self.inner.running().values().map(ToString::to_string).collect()
     }
 
     /// Waits for all tasks to end, not longer than the limit. Cancel-safe; may be called again.
@@ -164,10 +158,7 @@ mod tests {
             "2 task(s) did not end within 10000 ms: stuck, stuck-2"
         );
         stuck.abort();
-        assert_eq!(
-            tasks.close_and_wait(LIMIT).await.unwrap_err().names,
-            ["stuck-2"]
-        );
+        assert_eq!(tasks.close_and_wait(LIMIT).await.unwrap_err().names, ["stuck-2"]);
         assert!(!tasks.failed(), "an aborted task has not failed");
     }
 
@@ -179,9 +170,7 @@ mod tests {
             let shutdown = Shutdown::new();
             let tasks = Tasks::new(shutdown.clone());
             tasks.spawn("failing", async move { end() });
-            tokio::time::timeout(LIMIT, shutdown.stopping())
-                .await
-                .unwrap();
+            tokio::time::timeout(LIMIT, shutdown.stopping()).await.unwrap();
             tasks.close_and_wait(LIMIT).await.unwrap();
             assert!(tasks.failed());
         }
@@ -192,9 +181,6 @@ mod tests {
         let tasks = Tasks::new(Shutdown::new());
         tasks.spawn("short", async { Ok(()) }).await.unwrap();
         tasks.close_and_wait(LIMIT).await.unwrap();
-        assert_eq!(
-            (tasks.failed(), tasks.inner.shutdown.is_stopping()),
-            (false, false)
-        );
+        assert_eq!((tasks.failed(), tasks.inner.shutdown.is_stopping()), (false, false));
     }
 }

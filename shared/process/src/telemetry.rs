@@ -14,9 +14,7 @@ use crate::config::LogFormat;
 #[derive(Debug, thiserror::Error)]
 pub enum TelemetryError {
     /// The directives cannot be read.
-    #[error(
-        "process.log = \"{filter}\" is not a list of log directives such as \"info,gateway=debug\""
-    )]
+    #[error("process.log = \"{filter}\" is not a list of log directives such as \"info,gateway=debug\"")]
     Filter {
         /// The directives.
         filter: String,
@@ -41,12 +39,7 @@ pub fn init(filter: &str, format: LogFormat) -> Result<(), TelemetryError> {
 ///
 /// # Errors
 /// See [`init`].
-pub fn init_to<W>(
-    filter: &str,
-    format: LogFormat,
-    ansi: bool,
-    writer: W,
-) -> Result<(), TelemetryError>
+pub fn init_to<W>(filter: &str, format: LogFormat, ansi: bool, writer: W) -> Result<(), TelemetryError>
 where
     W: for<'w> fmt::MakeWriter<'w> + Send + Sync + 'static,
 {
@@ -70,10 +63,7 @@ where
 
 /// One line instead of the standard hook's several, so that a collector keeps it together.
 fn log_panic(panic: &PanicHookInfo<'_>) {
-    let location = panic
-        .location()
-        .map(ToString::to_string)
-        .unwrap_or_default();
+    let location = panic.location().map(ToString::to_string).unwrap_or_default();
     let thread = std::thread::current();
     let thread = thread.name().unwrap_or("unnamed");
     let reason = panic.payload_as_str().unwrap_or("a panic without a text");

@@ -46,8 +46,7 @@ impl TraceContext {
     #[must_use]
     pub fn parse(header: &str) -> Option<Self> {
         let bytes = header.as_bytes();
-        if bytes.len() < LENGTH_BYTES || bytes[2] != b'-' || bytes[35] != b'-' || bytes[52] != b'-'
-        {
+        if bytes.len() < LENGTH_BYTES || bytes[2] != b'-' || bytes[35] != b'-' || bytes[52] != b'-' {
             return None;
         }
         let [version] = hex::<1>(&bytes[..2])?;
@@ -134,10 +133,7 @@ mod tests {
     fn reads_the_example_of_the_standard() {
         let context = TraceContext::parse(VALID).unwrap();
         assert_eq!(context.trace_id_hex(), "0af7651916cd43dd8448eb211c80319c");
-        assert_eq!(
-            context.span_id,
-            [0xb7, 0xad, 0x6b, 0x71, 0x69, 0x20, 0x33, 0x31]
-        );
+        assert_eq!(context.span_id, [0xb7, 0xad, 0x6b, 0x71, 0x69, 0x20, 0x33, 0x31]);
         assert!(context.sampled);
         assert_eq!(context.to_string(), VALID);
     }
@@ -188,20 +184,11 @@ mod tests {
 
     #[test]
     fn ids_of_several_threads_do_not_repeat() {
-        let draw = || {
-            (0..1_000)
-                .map(|_| TraceContext::new_root())
-                .collect::<Vec<_>>()
-        };
+        let draw = || (0..1_000).map(|_| TraceContext::new_root()).collect::<Vec<_>>();
         let threads: Vec<_> = (0..4).map(|_| std::thread::spawn(draw)).collect();
-        let all: Vec<_> = threads
-            .into_iter()
-            .flat_map(|thread| thread.join().unwrap())
-            .collect();
-        let traces: std::collections::HashSet<_> =
-            all.iter().map(|context| context.trace_id).collect();
-        let spans: std::collections::HashSet<_> =
-            all.iter().map(|context| context.span_id).collect();
+        let all: Vec<_> = threads.into_iter().flat_map(|thread| thread.join().unwrap()).collect();
+        let traces: std::collections::HashSet<_> = all.iter().map(|context| context.trace_id).collect();
+        let spans: std::collections::HashSet<_> = all.iter().map(|context| context.span_id).collect();
         assert_eq!((traces.len(), spans.len()), (4_000, 4_000));
     }
 

@@ -38,8 +38,7 @@ pub fn golden(name: &str, actual: &[u8]) {
 
 /// The first difference, as lines when both are text.
 fn difference(expected: &[u8], actual: &[u8]) -> String {
-    if let (Ok(expected), Ok(actual)) = (std::str::from_utf8(expected), std::str::from_utf8(actual))
-    {
+    if let (Ok(expected), Ok(actual)) = (std::str::from_utf8(expected), std::str::from_utf8(actual)) {
         let (mut left, mut right) = (expected.lines(), actual.lines());
         for number in 1.. {
             match (left.next(), right.next()) {

@@ -13,10 +13,7 @@ pub use nats_server::{NatsOptions, NatsServer};
 pub use sse::{SseEvent, SseReader};
 
 /// Fails the running test.
-#[expect(
-    clippy::panic,
-    reason = "a test that cannot be set up fails by panicking"
-)]
+#[expect(clippy::panic, reason = "a test that cannot be set up fails by panicking")]
 #[track_caller]
 pub(crate) fn fail(why: &str) -> ! {
     panic!("{why}")

@@ -155,10 +155,7 @@ impl NatsServer {
         let child = self
             .spawn()
             .map_err(|error| format!("cannot start {}: {error}", self.program.display()))?;
-        let ports = self
-            .folder
-            .path()
-            .join(format!("nats-server_{}.ports", child.id()));
+        let ports = self.folder.path().join(format!("nats-server_{}.ports", child.id()));
         self.child = Some(child);
         let ends_at = Instant::now() + START_DEADLINE;
         loop {
@@ -170,10 +167,7 @@ impl NatsServer {
             }
             let exited = self.child.as_mut().map(Child::try_wait);
             if let Some(Ok(Some(status))) = exited {
-                return Err(format!(
-                    "nats-server ended at once ({status}): {}",
-                    self.log()
-                ));
+                return Err(format!("nats-server ended at once ({status}): {}", self.log()));
             }
             if Instant::now() >= ends_at {
                 return Err(format!(
@@ -189,10 +183,7 @@ impl NatsServer {
     fn spawn(&self) -> std::io::Result<Child> {
         let config = self.folder.path().join("nats.conf");
         std::fs::write(&config, &self.options.config)?;
-        let log = File::options()
-            .create(true)
-            .append(true)
-            .open(self.log_path())?;
+        let log = File::options().create(true).append(true).open(self.log_path())?;
         let mut command = Command::new(&self.program);
         // -1: the server takes a free port and writes it to a file.
         let port = if self.port == 0 {
@@ -209,10 +200,7 @@ impl NatsServer {
             .stdout(log.try_clone()?)
             .stderr(log);
         if self.options.jetstream {
-            command
-                .arg("--jetstream")
-                .arg("--store_dir")
-                .arg(self.store());
+            command.arg("--jetstream").arg("--store_dir").arg(self.store());
         }
         if let Some((user, password)) = &self.options.user_password {
             command.args(["--user", user, "--pass", password]);
@@ -242,14 +230,7 @@ impl Drop for NatsServer {
 fn read_port(path: &Path) -> Option<u16> {
     let text = std::fs::read_to_string(path).ok()?;
     let ports: serde_json::Value = serde_json::from_str(&text).ok()?;
-    ports
-        .get("nats")?
-        .get(0)?
-        .as_str()?
-        .rsplit(':')
-        .next()?
-        .parse()
-        .ok()
+    ports.get("nats")?.get(0)?.as_str()?.rsplit(':').next()?.parse().ok()
 }
 
 /// Whether the server greets.

@@ -83,7 +83,8 @@ mod tests {
 
     #[test]
     fn events_are_the_same_wherever_the_bytes_are_cut() {
-        let stream = ": hello\r\nevent: chunk\r\ndata: {\"a\":1}\r\ndata: b\u{e4}r\r\n\r\ndata:[DONE]\n\nid: 7\n\ndata: cut";
+        let stream =
+            ": hello\r\nevent: chunk\r\ndata: {\"a\":1}\r\ndata: b\u{e4}r\r\n\r\ndata:[DONE]\n\nid: 7\n\ndata: cut";
         let expected = vec![
             SseEvent {
                 event: "chunk".into(),

@@ -76,10 +76,7 @@ pub fn arrows_point_one_way(root: &Path, ours: &Metadata) -> Vec<Violation> {
             message,
         };
         let Some(from) = layer(&folder) else {
-            violations.push(complain(
-                "arrow",
-                "a crate outside the map of the house".to_owned(),
-            ));
+            violations.push(complain("arrow", "a crate outside the map of the house".to_owned()));
             continue;
         };
         if folder.rsplit('/').next() != Some(package.name.as_str()) {
@@ -97,9 +94,9 @@ pub fn arrows_point_one_way(root: &Path, ours: &Metadata) -> Vec<Violation> {
                 let message = format!("`{}` may not depend on `{}`", package.name, dependency.name);
                 violations.push(complain("arrow", message));
             }
-            let reserved = RESERVED.iter().find(|(krate, users, _)| {
-                *krate == dependency.name && !users.contains(&package.name.as_str())
-            });
+            let reserved = RESERVED
+                .iter()
+                .find(|(krate, users, _)| *krate == dependency.name && !users.contains(&package.name.as_str()));
             if let Some((krate, _, reason)) = reserved {
                 violations.push(complain(
                     "reserved",
@@ -124,9 +121,7 @@ fn relative(root: &Path, path: &Path) -> String {
 
 /// Dependencies are written `workspace = true`, and the workspace's lints apply everywhere.
 pub fn manifests_inherit(repository: &Repository) -> Vec<Violation> {
-    let manifests = repository
-        .ending("Cargo.toml")
-        .filter(|file| file.path != "Cargo.toml");
+    let manifests = repository.ending("Cargo.toml").filter(|file| file.path != "Cargo.toml");
     manifests.flat_map(manifest_violations).collect()
 }
 
@@ -134,15 +129,11 @@ fn manifest_violations(file: &File) -> Vec<Violation> {
     let manifest: toml::Table = match toml::from_str(&file.text) {
         Ok(manifest) => manifest,
         Err(error) => {
-            return file
-                .violation(1, "manifest", error.to_string())
-                .into_iter()
-                .collect();
+            return file.violation(1, "manifest", error.to_string()).into_iter().collect();
         }
     };
     let mut violations = Vec::new();
-    let inherits =
-        |value: &toml::Value| value.get("workspace").and_then(toml::Value::as_bool) == Some(true);
+    let inherits = |value: &toml::Value| value.get("workspace").and_then(toml::Value::as_bool) == Some(true);
     if !manifest.get("lints").is_some_and(inherits) {
         violations.extend(file.violation(1, "lints", "write `[lints]` with `workspace = true`"));
     }
@@ -160,9 +151,7 @@ fn manifest_violations(file: &File) -> Vec<Violation> {
             .lines()
             .position(|line| line.trim_start().starts_with(&name))
             .map_or(1, |index| index + 1);
-        let message = format!(
-            "write `{name} = {{ workspace = true }}` and its version in the root Cargo.toml"
-        );
+        let message = format!("write `{name} = {{ workspace = true }}` and its version in the root Cargo.toml");
         violations.extend(file.violation(line, "workspace", message));
     }
     violations

@@ -10,20 +10,11 @@ pub const ARCHITECTURE_LINES_MAX: usize = 250;
 /// What a path in a document may leave out in front.
 const PATH_PREFIXES: [&str; 3] = ["", "services/", "shared/"];
 /// A path in a document is only checked when it ends like a file.
-const FILE_ENDINGS: [&str; 9] = [
-    ".rs", ".cu", ".toml", ".md", ".sh", ".py", ".yaml", ".yml", ".json",
-];
+const FILE_ENDINGS: [&str; 9] = [".rs", ".cu", ".toml", ".md", ".sh", ".py", ".yaml", ".yml", ".json"];
 /// Suffixes that Prometheus adds to a histogram's or summary's name.
 const METRIC_SUFFIXES: [&str; 3] = ["_bucket", "_sum", "_count"];
 /// Kinds of changelog fragments.
-const FRAGMENT_KINDS: [&str; 6] = [
-    "added",
-    "changed",
-    "deprecated",
-    "fixed",
-    "removed",
-    "security",
-];
+const FRAGMENT_KINDS: [&str; 6] = ["added", "changed", "deprecated", "fixed", "removed", "security"];
 /// A fragment is read in a list; longer texts belong into a document.
 const FRAGMENT_LINES_MAX: usize = 10;
 /// Where changelog fragments wait for the next release.
@@ -43,11 +34,7 @@ pub fn architecture_is_true(repository: &Repository) -> Vec<Violation> {
     }
     for (number, line) in numbered(&file.text) {
         for name in named_files(line).filter(|name| !exists(repository, name)) {
-            violations.extend(file.violation(
-                number,
-                "architecture",
-                format!("`{name}` does not exist"),
-            ));
+            violations.extend(file.violation(number, "architecture", format!("`{name}` does not exist")));
         }
     }
     violations
@@ -63,9 +50,7 @@ fn missing(path: &str) -> Vec<Violation> {
 }
 
 fn numbered(text: &str) -> impl Iterator<Item = (usize, &str)> {
-    text.lines()
-        .enumerate()
-        .map(|(index, line)| (index + 1, line))
+    text.lines().enumerate().map(|(index, line)| (index + 1, line))
 }
 
 /// Words in a line that look like a path to a file: with a slash and a known ending.
@@ -109,11 +94,7 @@ pub fn links_lead_somewhere(repository: &Repository) -> Vec<Violation> {
             for target in link_targets(line).filter(|_| !in_code) {
                 let path = resolve(&file.path, target);
                 if repository.file(&path).is_none() && !folders.contains(path.as_str()) {
-                    violations.extend(file.violation(
-                        number,
-                        "link",
-                        format!("`{target}` leads nowhere"),
-                    ));
+                    violations.extend(file.violation(number, "link", format!("`{target}` leads nowhere")));
                 }
             }
         }
@@ -158,14 +139,8 @@ pub fn defaults_parse(repository: &Repository) -> Vec<Violation> {
     defaults
         .filter_map(|file| {
             let error = toml::from_str::<toml::Table>(&file.text).err()?;
-            let at = error
-                .span()
-                .map_or(0, |span| span.start.min(file.text.len()));
-            let line = file.text.as_bytes()[..at]
-                .iter()
-                .filter(|byte| **byte == b'\n')
-                .count()
-                + 1;
+            let at = error.span().map_or(0, |span| span.start.min(file.text.len()));
+            let line = file.text.as_bytes()[..at].iter().filter(|byte| **byte == b'\n').count() + 1;
             file.violation(line, "default-toml", error.message().to_owned())
         })
         .collect()
@@ -182,11 +157,7 @@ pub fn metrics_exist(repository: &Repository) -> Vec<Violation> {
     for file in repository.files.iter().filter(|file| names_metrics(file)) {
         for (number, line) in numbered(&file.text) {
             for name in metric_names(line).filter(|name| !is_known(&known, name)) {
-                violations.extend(file.violation(
-                    number,
-                    "metric",
-                    format!("no code has a metric `{name}`"),
-                ));
+                violations.extend(file.violation(number, "metric", format!("no code has a metric `{name}`")));
             }
         }
     }
@@ -206,9 +177,7 @@ fn metric_names(text: &str) -> impl Iterator<Item = &str> {
 }
 
 fn is_known(known: &BTreeSet<&str>, name: &str) -> bool {
-    let base = METRIC_SUFFIXES
-        .iter()
-        .find_map(|suffix| name.strip_suffix(suffix));
+    let base = METRIC_SUFFIXES.iter().find_map(|suffix| name.strip_suffix(suffix));
     known.contains(name) || base.is_some_and(|base| known.contains(base))
 }
 
@@ -225,11 +194,7 @@ pub fn nothing_names_a_machine(repository: &Repository) -> Vec<Violation> {
         concat!("ghcr", ".io"),
         concat!("docker", ".io"),
     ];
-    let places = [
-        concat!("/wo", "rk/"),
-        concat!("/ro", "ot/"),
-        concat!("fa", "rm-"),
-    ];
+    let places = [concat!("/wo", "rk/"), concat!("/ro", "ot/"), concat!("fa", "rm-")];
     let mut violations = Vec::new();
     for file in repository
         .files
@@ -238,9 +203,7 @@ pub fn nothing_names_a_machine(repository: &Repository) -> Vec<Violation> {
     {
         for (number, line) in numbered(&file.text) {
             if let Some(host) = hosts.iter().find(|host| line.contains(**host)) {
-                let message = format!(
-                    "`{host}`: use pip, cargo, go or a configurable image name, not a host"
-                );
+                let message = format!("`{host}`: use pip, cargo, go or a configurable image name, not a host");
                 violations.extend(file.violation(number, "host", message));
             }
             if let Some(place) = places.iter().find(|place| starts_word(line, place)) {
@@ -265,27 +228,16 @@ fn starts_word(line: &str, place: &str) -> bool {
 /// Changelog fragments are named `<slug>.<kind>.md` and short.
 pub fn fragments_are_well_formed(repository: &Repository) -> Vec<Violation> {
     let mut violations = Vec::new();
-    for file in repository
-        .files
-        .iter()
-        .filter(|file| file.path.starts_with(FRAGMENTS))
-    {
+    for file in repository.files.iter().filter(|file| file.path.starts_with(FRAGMENTS)) {
         let name = &file.path[FRAGMENTS.len()..];
         if name == "README.md" || name == ".gitkeep" {
             continue;
         }
         if !is_fragment_name(name) {
-            let message = format!(
-                "name it <slug>.<kind>.md, kind one of {}",
-                FRAGMENT_KINDS.join(", ")
-            );
+            let message = format!("name it <slug>.<kind>.md, kind one of {}", FRAGMENT_KINDS.join(", "));
             violations.extend(file.violation(1, "changelog", message));
         }
-        let lines = file
-            .text
-            .lines()
-            .filter(|line| !line.trim().is_empty())
-            .count();
+        let lines = file.text.lines().filter(|line| !line.trim().is_empty()).count();
         if lines == 0 || lines > FRAGMENT_LINES_MAX || file.text.starts_with('#') {
             let message = format!("1 to {FRAGMENT_LINES_MAX} lines of text, no heading");
             violations.extend(file.violation(1, "changelog", message));
@@ -308,23 +260,11 @@ fn is_fragment_name(name: &str) -> bool {
 /// Shell scripts stop at the first failure.
 pub fn scripts_stop_at_failure(repository: &Repository) -> Vec<Violation> {
     let scripts = repository.files.iter().filter(|file| {
-        file.text.starts_with("#!")
-            && file
-                .text
-                .lines()
-                .next()
-                .is_some_and(|line| line.ends_with("bash"))
+        file.text.starts_with("#!") && file.text.lines().next().is_some_and(|line| line.ends_with("bash"))
     });
-    let careless =
-        scripts.filter(|file| !file.text.lines().any(|line| line == "set -euo pipefail"));
+    let careless = scripts.filter(|file| !file.text.lines().any(|line| line == "set -euo pipefail"));
     careless
-        .filter_map(|file| {
-            file.violation(
-                1,
-                "script",
-                "write `set -euo pipefail` below the first comment",
-            )
-        })
+        .filter_map(|file| file.violation(1, "script", "write `set -euo pipefail` below the first comment"))
         .collect()
 }
 
@@ -333,12 +273,7 @@ mod tests {
     use super::*;
 
     fn repository(files: &[(&str, &str)]) -> Repository {
-        Repository::new(
-            files
-                .iter()
-                .map(|(path, text)| File::new(path, text))
-                .collect(),
-        )
+        Repository::new(files.iter().map(|(path, text)| File::new(path, text)).collect())
     }
 
     fn found(violations: Vec<Violation>) -> Vec<(String, usize)> {
@@ -358,8 +293,7 @@ mod tests {
             found(architecture_is_true(&repository(&[]))),
             [at("ARCHITECTURE.md", 1)]
         );
-        let text =
-            "See `gateway/src/lib.rs` and schemas/src/wire.rs.\n`auth/src/gone.rs` and `main.rs`\n";
+        let text = "See `gateway/src/lib.rs` and schemas/src/wire.rs.\n`auth/src/gone.rs` and `main.rs`\n";
         let files = [
             ("ARCHITECTURE.md", text),
             ("services/gateway/src/lib.rs", ""),
@@ -383,20 +317,14 @@ mod tests {
             readme_names_the_commands(&repository(&[("README.md", "make up")])).len(),
             1
         );
-        assert!(
-            readme_names_the_commands(&repository(&[("README.md", "make up, make test")]))
-                .is_empty()
-        );
+        assert!(readme_names_the_commands(&repository(&[("README.md", "make up, make test")])).is_empty());
     }
 
     #[test]
     fn links_are_followed_from_their_document() {
         let text = "[a](../README.md#top) [b](x/) [c](gone.md)\n[d](https://example.org/x.md) [e](#here)\n```\n[f](gone.md)\n```\n";
         let files = [("docs/a.md", text), ("README.md", ""), ("docs/x/y.md", "")];
-        assert_eq!(
-            found(links_lead_somewhere(&repository(&files))),
-            [at("docs/a.md", 1)]
-        );
+        assert_eq!(found(links_lead_somewhere(&repository(&files))), [at("docs/a.md", 1)]);
     }
 
     #[test]
@@ -447,10 +375,7 @@ mod tests {
     #[test]
     fn fragments_have_a_kind_and_a_text() {
         let files = [
-            (
-                "docs/changelog/unreleased/first-mesh.added.md",
-                "The mesh runs.\n",
-            ),
+            ("docs/changelog/unreleased/first-mesh.added.md", "The mesh runs.\n"),
             ("docs/changelog/unreleased/README.md", "# How\n"),
             ("docs/changelog/unreleased/a.new.md", "Text.\n"),
             ("docs/changelog/unreleased/b.fixed.md", "# Heading\n"),
@@ -476,9 +401,6 @@ mod tests {
             ("b", "#!/bin/bash\necho\n"),
             ("c.py", "#!/usr/bin/env python3\n"),
         ];
-        assert_eq!(
-            found(scripts_stop_at_failure(&repository(&files))),
-            [at("b", 1)]
-        );
+        assert_eq!(found(scripts_stop_at_failure(&repository(&files))), [at("b", 1)]);
     }
 }

@@ -31,11 +31,7 @@ pub struct Violation {
 
 impl std::fmt::Display for Violation {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(
-            f,
-            "{}:{}: [{}] {}",
-            self.path, self.line, self.rule, self.message
-        )
+        write!(f, "{}:{}: [{}] {}", self.path, self.line, self.rule, self.message)
     }
 }
 
@@ -56,9 +52,7 @@ impl File {
     /// A file from its path and text.
     pub fn new(path: &str, text: &str) -> Self {
         let source = path.ends_with(".rs").then(|| Source::new(text));
-        let is_test = path
-            .split('/')
-            .any(|part| part == "tests" || part == "benches");
+        let is_test = path.split('/').any(|part| part == "tests" || part == "benches");
         Self {
             path: path.to_owned(),
             text: text.to_owned(),
@@ -69,20 +63,11 @@ impl File {
 
     /// Is this line (from 1) test code?
     pub fn is_test_line(&self, line: usize) -> bool {
-        self.is_test
-            || self
-                .source
-                .as_ref()
-                .is_some_and(|source| source.is_test_line(line))
+        self.is_test || self.source.as_ref().is_some_and(|source| source.is_test_line(line))
     }
 
     /// A violation in this file, unless the line is excused.
-    pub fn violation(
-        &self,
-        line: usize,
-        rule: &'static str,
-        message: impl Into<String>,
-    ) -> Option<Violation> {
+    pub fn violation(&self, line: usize, rule: &'static str, message: impl Into<String>) -> Option<Violation> {
         let excuse = format!("tidy-allow: {rule}: ");
         let here = self
             .text
@@ -113,13 +98,7 @@ impl Repository {
     /// Reads the repository at `root`.
     pub fn load(root: &Path) -> Result<Self> {
         let output = Command::new("git")
-            .args([
-                "ls-files",
-                "-z",
-                "--cached",
-                "--others",
-                "--exclude-standard",
-            ])
+            .args(["ls-files", "-z", "--cached", "--others", "--exclude-standard"])
             .current_dir(root)
             .output()
             .context("run git ls-files")?;
@@ -143,18 +122,16 @@ impl Repository {
     pub fn new(mut files: Vec<File>) -> Self {
         let declared: BTreeSet<String> = files.iter().flat_map(test_module_paths).collect();
         for file in &mut files {
-            file.is_test |= declared.iter().any(|module| {
-                file.path == format!("{module}.rs") || file.path.starts_with(&format!("{module}/"))
-            });
+            file.is_test |= declared
+                .iter()
+                .any(|module| file.path == format!("{module}.rs") || file.path.starts_with(&format!("{module}/")));
         }
         Self { files }
     }
 
     /// Files whose path ends so.
     pub fn ending<'a>(&'a self, end: &'a str) -> impl Iterator<Item = &'a File> {
-        self.files
-            .iter()
-            .filter(move |file| file.path.ends_with(end))
+        self.files.iter().filter(move |file| file.path.ends_with(end))
     }
 
     /// The file at this path.
@@ -213,9 +190,6 @@ mod tests {
             .filter(|f| f.is_test)
             .map(|f| f.path.as_str())
             .collect();
-        assert_eq!(
-            tests,
-            ["a/src/fake.rs", "a/src/real/cases.rs", "a/tests/it/main.rs"]
-        );
+        assert_eq!(tests, ["a/src/fake.rs", "a/src/real/cases.rs", "a/tests/it/main.rs"]);
     }
 }

@@ -34,15 +34,12 @@ const SUBJECTS: Places = &[
     ("docs/", "documents name subjects"),
 ];
 
-const SLEEP_IN_TESTS: Places = &[(
-    "shared/testkit/src/",
-    "the waiting for a condition is built here",
-)];
+const SLEEP_IN_TESTS: Places = &[("shared/testkit/src/", "the waiting for a condition is built here")];
 
 fn is_in(file: &File, places: Places) -> bool {
-    places.iter().any(|(place, _)| {
-        file.path == *place || (place.ends_with('/') && file.path.starts_with(place))
-    })
+    places
+        .iter()
+        .any(|(place, _)| file.path == *place || (place.ends_with('/') && file.path.starts_with(place)))
 }
 
 /// Only configuration reads the environment.
@@ -122,11 +119,7 @@ pub fn subjects_are_in_schemas(repository: &Repository) -> Vec<Violation> {
             needles.iter().any(|needle| line.contains(needle))
         });
         for line in lines.filter(|line| !is_example && !file.is_test_line(*line)) {
-            violations.extend(file.violation(
-                line,
-                "subject",
-                "take the subject from schemas::subjects",
-            ));
+            violations.extend(file.violation(line, "subject", "take the subject from schemas::subjects"));
         }
     }
     violations
@@ -140,11 +133,7 @@ pub fn tests_do_not_sleep(repository: &Repository) -> Vec<Violation> {
             .any(|call| ends_word(line, call))
     };
     let mut violations = Vec::new();
-    for file in repository
-        .files
-        .iter()
-        .filter(|file| !is_in(file, SLEEP_IN_TESTS))
-    {
+    for file in repository.files.iter().filter(|file| !is_in(file, SLEEP_IN_TESTS)) {
         let Some(source) = &file.source else { continue };
         let lines = Source::find(&source.code, sleeps);
         // On the paused clock a sleep is a step of the fake clock.
@@ -178,21 +167,10 @@ mod tests {
         let text = "use std::env;\nlet a = std::env::var(\"A\");\nlet b = env::vars();\nlet c = env::args();\n// env::var\nlet d = \"env::var\";\n\
                     #[cfg(test)]\nmod tests { fn f() { std::env::var(\"A\"); } }\n";
         assert_eq!(
-            lines(
-                environment_is_read_in_one_place,
-                "services/auth/src/lib.rs",
-                text
-            ),
+            lines(environment_is_read_in_one_place, "services/auth/src/lib.rs", text),
             [2, 3]
         );
-        assert!(
-            lines(
-                environment_is_read_in_one_place,
-                "shared/process/src/config.rs",
-                text
-            )
-            .is_empty()
-        );
+        assert!(lines(environment_is_read_in_one_place, "shared/process/src/config.rs", text).is_empty());
         assert_eq!(
             lines(
                 environment_is_read_in_one_place,
@@ -207,11 +185,7 @@ mod tests {
     fn status_codes_stay_in_the_error_file() {
         let text = "use axum::http::StatusCode;\n// StatusCode\n";
         assert_eq!(
-            lines(
-                status_codes_are_in_one_place,
-                "services/gateway/src/http/chat.rs",
-                text
-            ),
+            lines(status_codes_are_in_one_place, "services/gateway/src/http/chat.rs", text),
             [1]
         );
         assert!(
@@ -222,50 +196,28 @@ mod tests {
             )
             .is_empty()
         );
-        assert!(
-            lines(
-                status_codes_are_in_one_place,
-                "services/gateway/tests/it/main.rs",
-                text
-            )
-            .is_empty()
-        );
+        assert!(lines(status_codes_are_in_one_place, "services/gateway/tests/it/main.rs", text).is_empty());
     }
 
     #[test]
     fn unwraps_are_found_outside_tests() {
-        let text =
-            "a.unwrap();\na.unwrap_or(1);\n/// a.unwrap();\n#[test]\nfn t() { a.unwrap(); }\n";
+        let text = "a.unwrap();\na.unwrap_or(1);\n/// a.unwrap();\n#[test]\nfn t() { a.unwrap(); }\n";
         assert_eq!(lines(nothing_unwraps, "a/src/lib.rs", text), [1]);
     }
 
     #[test]
     fn subjects_are_found_in_literals_only() {
         let subject = concat!("portalis", ".v1.work");
-        let text =
-            format!("let s = \"{subject}\";\n// {subject}\n#[test]\nfn t() {{ \"{subject}\"; }}\n");
-        assert_eq!(
-            lines(subjects_are_in_schemas, "services/auth/src/lib.rs", &text),
-            [1]
-        );
+        let text = format!("let s = \"{subject}\";\n// {subject}\n#[test]\nfn t() {{ \"{subject}\"; }}\n");
+        assert_eq!(lines(subjects_are_in_schemas, "services/auth/src/lib.rs", &text), [1]);
         assert!(lines(subjects_are_in_schemas, "schemas/src/subjects.rs", &text).is_empty());
-        assert!(
-            lines(
-                subjects_are_in_schemas,
-                "services/auth/examples/x.rs",
-                &text
-            )
-            .is_empty()
-        );
+        assert!(lines(subjects_are_in_schemas, "services/auth/examples/x.rs", &text).is_empty());
     }
 
     #[test]
     fn sleeping_is_found_in_tests_only() {
         let text = "tokio::time::sleep(a).await;\n#[tokio::test]\nasync fn t() {\n    tokio::time::sleep(b).await;\n    sleep_until(c);\n    std::thread::sleep(d);\n}\n";
-        assert_eq!(
-            lines(tests_do_not_sleep, "services/auth/src/lib.rs", text),
-            [4, 6]
-        );
+        assert_eq!(lines(tests_do_not_sleep, "services/auth/src/lib.rs", text), [4, 6]);
         assert_eq!(
             lines(tests_do_not_sleep, "services/auth/tests/it/main.rs", text),
             [1, 4, 6]

@@ -21,20 +21,13 @@ pub fn opens_with_its_job(repository: &Repository) -> Vec<Violation> {
         .filter(|file| file.path.ends_with(".rs") || file.path.ends_with(".cu"));
     let silent = sources.filter(|file| !file.text.starts_with("//! "));
     silent
-        .filter_map(|file| {
-            file.violation(
-                1,
-                "job",
-                "open the file with `//!`: its job, its input, its output",
-            )
-        })
+        .filter_map(|file| file.violation(1, "job", "open the file with `//!`: its job, its input, its output"))
         .collect()
 }
 
 /// Files stay short, tests not counted.
 pub fn files_are_short(repository: &Repository) -> Vec<Violation> {
-    let message =
-        |lines| format!("{lines} lines without tests, at most {FILE_LINES_MAX}: split it by job");
+    let message = |lines| format!("{lines} lines without tests, at most {FILE_LINES_MAX}: split it by job");
     lengths(repository)
         .filter(|(_, lines)| *lines > FILE_LINES_MAX)
         .filter_map(|(file, lines)| file.violation(1, "file-size", message(lines)))
@@ -45,12 +38,7 @@ pub fn files_are_short(repository: &Repository) -> Vec<Violation> {
 pub fn long_files(repository: &Repository) -> Vec<String> {
     lengths(repository)
         .filter(|(_, lines)| (FILE_LINES_WANTED + 1..=FILE_LINES_MAX).contains(lines))
-        .map(|(file, lines)| {
-            format!(
-                "{}: {lines} lines without tests, {FILE_LINES_WANTED} wanted",
-                file.path
-            )
-        })
+        .map(|(file, lines)| format!("{}: {lines} lines without tests, {FILE_LINES_WANTED} wanted", file.path))
         .collect()
 }
 
@@ -58,10 +46,7 @@ fn lengths(repository: &Repository) -> impl Iterator<Item = (&File, usize)> {
     let sources = repository.files.iter().filter(|file| !file.is_test);
     sources.filter_map(|file| match &file.source {
         Some(source) => Some((file, source.lines_without_tests())),
-        None => file
-            .path
-            .ends_with(".cu")
-            .then(|| (file, file.text.lines().count())),
+        None => file.path.ends_with(".cu").then(|| (file, file.text.lines().count())),
     })
 }
 
@@ -70,9 +55,7 @@ pub fn functions_are_short(repository: &Repository) -> Vec<Violation> {
     let mut violations = Vec::new();
     for file in repository.files.iter().filter(|file| !file.is_test) {
         let functions = file.source.iter().flat_map(|source| source.functions());
-        for function in
-            functions.filter(|f| f.code_lines > FUNCTION_LINES_MAX && !file.is_test_line(f.line))
-        {
+        for function in functions.filter(|f| f.code_lines > FUNCTION_LINES_MAX && !file.is_test_line(f.line)) {
             let message = format!(
                 "fn {} has {} lines, at most {FUNCTION_LINES_MAX}",
                 function.name, function.code_lines
@@ -96,11 +79,7 @@ pub fn names_say_something(repository: &Repository) -> Vec<Violation> {
             .split('/')
             .find(|part| EMPTY_NAMES.contains(&part.split('.').next().unwrap_or(part)));
         if let Some(part) = empty {
-            violations.extend(file.violation(
-                1,
-                "name",
-                format!("`{part}` says nothing: name it after its one job"),
-            ));
+            violations.extend(file.violation(1, "name", format!("`{part}` says nothing: name it after its one job")));
         }
     }
     violations
@@ -111,12 +90,7 @@ mod tests {
     use super::*;
 
     fn repository(files: &[(&str, String)]) -> Repository {
-        Repository::new(
-            files
-                .iter()
-                .map(|(path, text)| File::new(path, text))
-                .collect(),
-        )
+        Repository::new(files.iter().map(|(path, text)| File::new(path, text)).collect())
     }
 
     #[test]
@@ -128,14 +102,8 @@ mod tests {
             ("kernels/src/x/kernel.cu", "#include <x>\n".to_owned()),
             ("a/README.md", "text\n".to_owned()),
         ]));
-        let paths: Vec<&str> = found
-            .iter()
-            .map(|violation| violation.path.as_str())
-            .collect();
-        assert_eq!(
-            paths,
-            ["a/src/b.rs", "a/build.rs", "kernels/src/x/kernel.cu"]
-        );
+        let paths: Vec<&str> = found.iter().map(|violation| violation.path.as_str()).collect();
+        assert_eq!(paths, ["a/src/b.rs", "a/build.rs", "kernels/src/x/kernel.cu"]);
     }
 
     #[test]
@@ -148,10 +116,7 @@ mod tests {
             ("tests/c.rs", format!("{filler}{filler}")),
             ("k.cu", format!("{filler}{filler}")),
         ]));
-        let paths: Vec<&str> = found
-            .iter()
-            .map(|violation| violation.path.as_str())
-            .collect();
+        let paths: Vec<&str> = found.iter().map(|violation| violation.path.as_str()).collect();
         assert_eq!(paths, ["b.rs", "k.cu"]);
         assert_eq!(long_files(&repository(&[("a.rs", filler)])).len(), 1);
     }

@@ -24,10 +24,7 @@ const TIMES: Times = Times {
 #[expect(clippy::unwrap_used, reason = "a helper of tests, which fail loudly")]
 async fn start(arguments: &[&str], url: Option<&str>) -> (Child, String) {
     let mut command = Command::new(env!("CARGO_BIN_EXE_portalis-loadgen"));
-    command
-        .args(arguments)
-        .stdout(Stdio::piped())
-        .kill_on_drop(true);
+    command.args(arguments).stdout(Stdio::piped()).kill_on_drop(true);
     if let Some(url) = url {
         command.env(URL_VARIABLE, url);
     }
@@ -60,11 +57,7 @@ async fn http_load_measures_a_window_and_what_it_cost() {
         run.seen.failures
     );
     assert!(run.cost.seconds >= 0.1);
-    assert!(
-        run.cost.cpu_ns.iter().all(|(_, ns)| *ns > 0),
-        "{:?}",
-        run.cost.cpu_ns
-    );
+    assert!(run.cost.cpu_ns.iter().all(|(_, ns)| *ns > 0), "{:?}", run.cost.cpu_ns);
 
     let nobody = Load {
         address: "127.0.0.1:1".parse().unwrap(),
@@ -94,10 +87,7 @@ async fn a_dropped_child_is_killed() {
     let folder = tempfile::tempdir().unwrap();
     let mut command = Command::new("sh");
     // Deaf to SIGTERM, so that only the kill ends it; the loop keeps the shell itself alive.
-    command.args([
-        "-c",
-        "trap '' TERM; echo started; while :; do sleep 1; done",
-    ]);
+    command.args(["-c", "trap '' TERM; echo started; while :; do sleep 1; done"]);
     let mut process = loadgen::children::Process::start("shell", command, folder.path()).unwrap();
     assert_eq!(process.first_line().await.unwrap(), "started");
     let shell = procfs::tree_of(process.pid)[0];

@@ -30,8 +30,7 @@ async fn a_killed_broker_costs_nobody_an_answer_or_a_fact() {
     mesh.server.restart().await;
     load.more(200, 60).await;
     let answers = load.finish().await;
-    let (good, refused): (Vec<Answer>, Vec<Answer>) =
-        answers.into_iter().partition(|answer| answer.status == 200);
+    let (good, refused): (Vec<Answer>, Vec<Answer>) = answers.into_iter().partition(|answer| answer.status == 200);
     for answer in &refused {
         let text = answer.text();
         assert_eq!(answer.status, 503, "{text}");
@@ -47,19 +46,13 @@ async fn a_killed_broker_costs_nobody_an_answer_or_a_fact() {
             .services
             .iter()
             .all(|service| service.is_well() && service.context.health.is_ready());
-        well && mesh.gateways[0].service.is_well()
-            && mesh.gateways[0].service.context.health.is_ready()
+        well && mesh.gateways[0].service.is_well() && mesh.gateways[0].service.context.health.is_ready()
     })
     .await;
     client.embed(ECHO, "after the storm").await.ok();
     let mut books = mesh.books("t").await;
     // The last one is charged, too.
-    assert_eq!(
-        books.usage.computed,
-        ids.len() as u64 + 1,
-        "{:?}",
-        books.usage
-    );
+    assert_eq!(books.usage.computed, ids.len() as u64 + 1, "{:?}", books.usage);
     let last = books
         .requests(schemas::cost::CostKind::Computed)
         .difference(&ids)
@@ -77,11 +70,7 @@ async fn a_killed_broker_costs_nobody_an_answer_or_a_fact() {
         );
     }
     assert_eq!(
-        mesh.bus
-            .stream_info(&streams::dead().name)
-            .await
-            .unwrap()
-            .messages,
+        mesh.bus.stream_info(&streams::dead().name).await.unwrap().messages,
         0,
         "nothing is dead"
     );

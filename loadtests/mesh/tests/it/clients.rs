@@ -13,10 +13,7 @@ const CANCELLED: &str = "portalis_gateway_cancelled_total";
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn work_of_clients_that_leave_is_stopped_and_only_what_ran_is_charged() {
     // Three slots are one for each lane; a batch lasts long enough for the second client to come and go meanwhile.
-    let workers = vec![WorkerSpec::echo(&[
-        "echo.batch_us=4000000",
-        "queue.slots=3",
-    ])];
+    let workers = vec![WorkerSpec::echo(&["echo.batch_us=4000000", "queue.slots=3"])];
     let mesh = Mesh::start(MeshOptions {
         workers,
         ..MeshOptions::default()
@@ -28,11 +25,7 @@ async fn work_of_clients_that_leave_is_stopped_and_only_what_ran_is_charged() {
         let (bus, queue) = (mesh.bus.clone(), queue.clone());
         move || {
             let (bus, queue) = (bus.clone(), queue.clone());
-            async move {
-                bus.stream_info(&queue)
-                    .await
-                    .is_ok_and(|info| info.messages == wanted)
-            }
+            async move { bus.stream_info(&queue).await.is_ok_and(|info| info.messages == wanted) }
         }
     };
     let running = client.begin(&Request::embed(ECHO, "runs")).await.unwrap();
@@ -43,18 +36,9 @@ async fn work_of_clients_that_leave_is_stopped_and_only_what_ran_is_charged() {
     let waiting = client.begin(&Request::embed(ECHO, "waits")).await.unwrap();
     eventually("the second is queued", DEADLINE, queued(2)).await;
     drop(waiting);
-    eventually(
-        "queued work of a client that left is deleted",
-        DEADLINE,
-        queued(1),
-    )
-    .await;
+    eventually("queued work of a client that left is deleted", DEADLINE, queued(1)).await;
     assert_eq!(mesh.gateway_metric(CANCELLED, ""), 1.0);
-    assert_eq!(
-        mesh.workers[0].in_hand().await,
-        1.0,
-        "the first was not disturbed"
-    );
+    assert_eq!(mesh.workers[0].in_hand().await, 1.0, "the first was not disturbed");
     drop(running);
     eventually("the other one left, too", DEADLINE, || async {
         mesh.gateway_metric(CANCELLED, "") == 2.0
@@ -87,10 +71,7 @@ async fn work_of_clients_that_leave_is_stopped_and_only_what_ran_is_charged() {
     );
 
     // Of those who wait together the first may leave.
-    let first = client
-        .begin(&Request::embed(ECHO, "together"))
-        .await
-        .unwrap();
+    let first = client.begin(&Request::embed(ECHO, "together")).await.unwrap();
     eventually("the first runs", DEADLINE, || async {
         mesh.workers[0].in_hand().await == 1.0
     })

@@ -19,12 +19,7 @@ const TEXTS: [&str; 3] = [
 
 fn cosine(a: &[f32], b: &[f32]) -> f64 {
     assert_eq!(a.len(), b.len());
-    let dot = |x: &[f32], y: &[f32]| -> f64 {
-        x.iter()
-            .zip(y)
-            .map(|(x, y)| f64::from(*x) * f64::from(*y))
-            .sum()
-    };
+    let dot = |x: &[f32], y: &[f32]| -> f64 { x.iter().zip(y).map(|(x, y)| f64::from(*x) * f64::from(*y)).sum() };
     dot(a, b) / (dot(a, a).sqrt() * dot(b, b).sqrt())
 }
 
@@ -35,16 +30,8 @@ fn reference() -> (Vec<Vec<f32>>, Vec<Vec<u32>>) {
         .iter()
         .map(|text| model.tokenize(Input::Text(text), Truncate::None).unwrap())
         .collect();
-    let vectors = model
-        .embed(&ids)
-        .unwrap()
-        .rows()
-        .map(<[f32]>::to_vec)
-        .collect();
-    (
-        vectors,
-        ids.into_iter().map(engine::TokenIds::into_vec).collect(),
-    )
+    let vectors = model.embed(&ids).unwrap().rows().map(<[f32]>::to_vec).collect();
+    (vectors, ids.into_iter().map(engine::TokenIds::into_vec).collect())
 }
 
 fn tokens(answer: &Answer) -> (u64, u64) {
@@ -78,10 +65,7 @@ async fn every_form_of_input_and_encoding_gives_the_engines_own_vectors() {
                 (&json!(index), &json!("embedding"))
             );
         }
-        assert_eq!(
-            (&body["object"], &body["model"]),
-            (&json!("list"), &json!(MINILM))
-        );
+        assert_eq!((&body["object"], &body["model"]), (&json!("list"), &json!(MINILM)));
     };
     let all: u64 = ids.iter().map(|ids| ids.len() as u64).sum();
 
@@ -96,30 +80,16 @@ async fn every_form_of_input_and_encoding_gives_the_engines_own_vectors() {
     let by_ids = client.embed(MINILM, json!(bare)).await.ok();
     same(&by_ids, &vectors);
     assert_eq!(tokens(&by_ids), (all, all));
-    same(
-        &client.embed(MINILM, json!(bare[2])).await.ok(),
-        &vectors[2..],
-    );
+    same(&client.embed(MINILM, json!(bare[2])).await.ok(), &vectors[2..]);
 
     let body = json!({"model": MINILM, "input": TEXTS, "encoding_format": "base64", "user": "u"});
     let packed = client
         .send(Request::post("/v1/embeddings", body.to_string()))
         .await
         .ok();
-    assert_eq!(
-        packed.cache(),
-        "hit",
-        "one cached answer serves both encodings"
-    );
-    for (object, wanted) in packed.json()["data"]
-        .as_array()
-        .unwrap()
-        .iter()
-        .zip(&vectors)
-    {
-        let bytes = STANDARD
-            .decode(object["embedding"].as_str().unwrap())
-            .unwrap();
+    assert_eq!(packed.cache(), "hit", "one cached answer serves both encodings");
+    for (object, wanted) in packed.json()["data"].as_array().unwrap().iter().zip(&vectors) {
+        let bytes = STANDARD.decode(object["embedding"].as_str().unwrap()).unwrap();
         let got: Vec<f32> = bytes
             .chunks_exact(4)
             .map(|four| f32::from_le_bytes(four.try_into().unwrap()))
@@ -137,8 +107,7 @@ async fn answers_are_cached_as_the_client_wishes_and_the_bill_shows_it() {
     })
     .await;
     let client = mesh.client(&mesh.key("t").await);
-    let with =
-        |text: &str, directive: &str| Request::embed(ECHO, text).header("cache-control", directive);
+    let with = |text: &str, directive: &str| Request::embed(ECHO, text).header("cache-control", directive);
 
     let first = client.embed(ECHO, "a b c").await.ok();
     assert_eq!(first.cache(), "miss");
@@ -151,10 +120,7 @@ async fn answers_are_cached_as_the_client_wishes_and_the_bill_shows_it() {
         "miss",
         "computed on request"
     );
-    assert_eq!(
-        client.send(with("secret", "no-store")).await.ok().cache(),
-        "miss"
-    );
+    assert_eq!(client.send(with("secret", "no-store")).await.ok().cache(), "miss");
     assert_eq!(
         client.embed(ECHO, "secret").await.ok().cache(),
         "miss",
@@ -184,15 +150,9 @@ async fn answers_are_cached_as_the_client_wishes_and_the_bill_shows_it() {
         "{usage}"
     );
     assert_eq!(usage["output_tokens"], 0);
-    assert!(
-        usage["input_tokens"].as_u64().unwrap() >= 3 * spent,
-        "{usage}"
-    );
+    assert!(usage["input_tokens"].as_u64().unwrap() >= 3 * spent, "{usage}");
     for positive in ["cost_usd", "saved_usd", "compute_seconds"] {
-        assert!(
-            usage[positive].as_f64().unwrap() > 0.0,
-            "{positive}: {usage}"
-        );
+        assert!(usage[positive].as_f64().unwrap() > 0.0, "{positive}: {usage}");
     }
     assert!(usage["as_of"].as_str().unwrap().ends_with('Z'), "{usage}");
 
@@ -211,23 +171,10 @@ async fn identical_requests_in_flight_are_computed_once() {
     })
     .await;
     let client = mesh.client(&mesh.key("t").await);
-    let answers = all_at_once(
-        &client,
-        (0..64).map(|_| Request::embed(ECHO, "same")).collect(),
-    )
-    .await;
-    let count = |wanted: &str| {
-        answers
-            .iter()
-            .filter(|answer| answer.cache() == wanted)
-            .count()
-    };
+    let answers = all_at_once(&client, (0..64).map(|_| Request::embed(ECHO, "same")).collect()).await;
+    let count = |wanted: &str| answers.iter().filter(|answer| answer.cache() == wanted).count();
     let (miss, coalesced, hit) = (count("miss"), count("coalesced"), count("hit"));
-    assert_eq!(
-        (miss, coalesced + hit),
-        (1, 63),
-        "coalesced {coalesced}, hit {hit}"
-    );
+    assert_eq!((miss, coalesced + hit), (1, 63), "coalesced {coalesced}, hit {hit}");
     assert!(coalesced > 0, "nobody waited for the first");
     assert!(
         answers
@@ -235,9 +182,7 @@ async fn identical_requests_in_flight_are_computed_once() {
             .all(|answer| answer.status == 200 && answer.body == answers[0].body)
     );
     eventually("the cached answers are reported", DEADLINE, || async {
-        mesh.usage("t")
-            .await
-            .is_some_and(|usage| usage.cached == 63)
+        mesh.usage("t").await.is_some_and(|usage| usage.cached == 63)
     })
     .await;
     let books = mesh.books("t").await;
@@ -270,24 +215,20 @@ async fn a_second_gateway_answers_from_the_shared_tier() {
     let (one, two) = (mesh.client_of(0, &key), mesh.client_of(1, &key));
     let mut number = 0;
     // The news of an answer takes a moment to come round; each try asks something new.
-    eventually(
-        "the second gateway has an answer of the first",
-        DEADLINE,
-        || {
-            number += 1;
-            let (one, two, text) = (one.clone(), two.clone(), format!("text {number}"));
-            let mesh = &mesh;
-            async move {
-                let first = one.embed(ECHO, text.as_str()).await.ok();
-                let second = two.embed(ECHO, text.as_str()).await.ok();
-                assert_eq!(first.vectors(), second.vectors());
-                mesh.gateways[1]
-                    .service
-                    .metric("tiered_cache_hits_total", "tier=\"shared\"")
-                    > 0.0
-            }
-        },
-    )
+    eventually("the second gateway has an answer of the first", DEADLINE, || {
+        number += 1;
+        let (one, two, text) = (one.clone(), two.clone(), format!("text {number}"));
+        let mesh = &mesh;
+        async move {
+            let first = one.embed(ECHO, text.as_str()).await.ok();
+            let second = two.embed(ECHO, text.as_str()).await.ok();
+            assert_eq!(first.vectors(), second.vectors());
+            mesh.gateways[1]
+                .service
+                .metric("tiered_cache_hits_total", "tier=\"shared\"")
+                > 0.0
+        }
+    })
     .await;
     mesh.finish().await;
 }

@@ -18,21 +18,13 @@ fn checked(client: &Client, answer: &Answer) -> (String, Value) {
         .as_object()
         .unwrap_or_else(|| panic!("no envelope: {body}"));
     let fields: BTreeSet<&str> = error.keys().map(String::as_str).collect();
-    assert_eq!(
-        fields,
-        BTreeSet::from(["code", "message", "param", "type"]),
-        "{body}"
-    );
+    assert_eq!(fields, BTreeSet::from(["code", "message", "param", "type"]), "{body}");
     assert_eq!(body.as_object().unwrap().len(), 1, "{body}");
     assert!(
         !error["message"].as_str().unwrap().is_empty() && error["type"].is_string(),
         "{body}"
     );
-    assert_eq!(
-        answer.header("content-type"),
-        Some("application/json"),
-        "{body}"
-    );
+    assert_eq!(answer.header("content-type"), Some("application/json"), "{body}");
     assert!(!answer.request_id().is_empty(), "{body}");
     let text = answer.text();
     let secret = client
@@ -57,19 +49,14 @@ fn checked(client: &Client, answer: &Answer) -> (String, Value) {
         assert!(!text.contains(leak), "{leak:?} in {text}");
     }
     let retryable = [429, 503].contains(&answer.status);
-    let seconds = answer
-        .header("retry-after")
-        .map(|value| value.parse::<u64>().unwrap());
+    let seconds = answer.header("retry-after").map(|value| value.parse::<u64>().unwrap());
     assert_eq!(
         seconds.is_some(),
         retryable,
         "Retry-After {seconds:?} with {}: {text}",
         answer.status
     );
-    assert!(
-        seconds.is_none_or(|seconds| (1..=60).contains(&seconds)),
-        "{seconds:?}"
-    );
+    assert!(seconds.is_none_or(|seconds| (1..=60).contains(&seconds)), "{seconds:?}");
     (answer.error_code(), error["param"].clone())
 }
 
@@ -102,30 +89,10 @@ async fn bad_requests_name_what_is_wrong() {
         (post("{"), 400, "invalid_json", Value::Null),
         (post(""), 400, "invalid_json", Value::Null),
         (post("[]"), 400, "invalid_field", Value::Null),
-        (
-            post(r#"{"input":"a"}"#),
-            400,
-            "invalid_field",
-            json!("model"),
-        ),
-        (
-            post(r#"{"model":"echo"}"#),
-            400,
-            "invalid_field",
-            json!("input"),
-        ),
-        (
-            body(json!({"input": 1})),
-            400,
-            "invalid_field",
-            json!("input"),
-        ),
-        (
-            body(json!({"input": []})),
-            400,
-            "invalid_field",
-            json!("input"),
-        ),
+        (post(r#"{"input":"a"}"#), 400, "invalid_field", json!("model")),
+        (post(r#"{"model":"echo"}"#), 400, "invalid_field", json!("input")),
+        (body(json!({"input": 1})), 400, "invalid_field", json!("input")),
+        (body(json!({"input": []})), 400, "invalid_field", json!("input")),
         (
             body(json!({"input": ["a", ""]})),
             400,
@@ -156,12 +123,7 @@ async fn bad_requests_name_what_is_wrong() {
             "extra_forbidden",
             json!("temperature"),
         ),
-        (
-            body(json!({"model": "nobody"})),
-            404,
-            "model_not_found",
-            json!("model"),
-        ),
+        (body(json!({"model": "nobody"})), 404, "model_not_found", json!("model")),
         (
             Request::get("/v1/models/nobody"),
             404,
@@ -169,12 +131,7 @@ async fn bad_requests_name_what_is_wrong() {
             json!("model"),
         ),
         (Request::get("/v1/nothing"), 404, "not_found", Value::Null),
-        (
-            Request::get("/v1/embeddings"),
-            405,
-            "method_not_allowed",
-            Value::Null,
-        ),
+        (Request::get("/v1/embeddings"), 405, "method_not_allowed", Value::Null),
         (
             Request::new("DELETE", "/v1/models", Vec::new()),
             405,
@@ -193,12 +150,7 @@ async fn bad_requests_name_what_is_wrong() {
             "invalid_field",
             json!("x-portalis-timeout-ms"),
         ),
-        (
-            Request::get("/v1/usage?from=1"),
-            400,
-            "invalid_field",
-            json!("from"),
-        ),
+        (Request::get("/v1/usage?from=1"), 400, "invalid_field", json!("from")),
     ];
     for (request, status, code, wanted) in cases {
         let shown = format!("{request:?}");
@@ -211,11 +163,7 @@ async fn bad_requests_name_what_is_wrong() {
         );
     }
     let large = json!({"model": ECHO, "input": "a".repeat(2 * 1024 * 1024)}).to_string();
-    refused(
-        &client,
-        &client.send(post(&large)).await,
-        (413, "body_too_large"),
-    );
+    refused(&client, &client.send(post(&large)).await, (413, "body_too_large"));
     client.send(good().without("content-type")).await.ok();
     mesh.finish().await;
 }
@@ -246,17 +194,10 @@ async fn keys_are_checked_and_their_rights_and_limits_kept() {
     let unknown = format!("{unknown}{}", key_checksum(&unknown));
     for bad in ["garbage", "sk-1234", "ptl_live_x_y", &unknown] {
         let stranger = mesh.client(bad);
-        refused(
-            &stranger,
-            &stranger.embed(ECHO, "a").await,
-            (401, "invalid_key"),
-        );
+        refused(&stranger, &stranger.embed(ECHO, "a").await, (401, "invalid_key"));
     }
     for header in ["x-api-key", "api-key"] {
-        anybody
-            .send(Request::embed(ECHO, "a").header(header, &key))
-            .await
-            .ok();
+        anybody.send(Request::embed(ECHO, "a").header(header, &key)).await.ok();
     }
 
     let narrow = CreateKey {
@@ -282,11 +223,7 @@ async fn keys_are_checked_and_their_rights_and_limits_kept() {
         client.embed(ECHO, "a").await.status == 401
     })
     .await;
-    refused(
-        &client,
-        &client.embed(ECHO, "a").await,
-        (401, "invalid_key"),
-    );
+    refused(&client, &client.embed(ECHO, "a").await, (401, "invalid_key"));
     mesh.change_key("enable", &info.kid).await;
     eventually("an enabled key works", DEADLINE, || async {
         client.embed(ECHO, "a").await.status == 200
@@ -328,10 +265,7 @@ async fn overload_deadlines_and_missing_workers_are_told_at_once() {
     // A batch that no test outlives.
     let slow = WorkerSpec::echo_named(
         SLOW,
-        &[
-            "echo.batch_us=3600000000",
-            "queue.max_queued_per_tenant_lane=4",
-        ],
+        &["echo.batch_us=3600000000", "queue.max_queued_per_tenant_lane=4"],
     );
     let options = MeshOptions {
         workers: vec![slow, WorkerSpec::echo(&[])],
@@ -342,13 +276,7 @@ async fn overload_deadlines_and_missing_workers_are_told_at_once() {
     let client = mesh.client(&mesh.key("t").await);
     let hasty = |text: &str| Request::embed(SLOW, text).header("x-portalis-timeout-ms", "1500");
 
-    let answers = all_at_once(
-        &client,
-        (0..8)
-            .map(|number| hasty(&format!("text {number}")))
-            .collect(),
-    )
-    .await;
+    let answers = all_at_once(&client, (0..8).map(|number| hasty(&format!("text {number}"))).collect()).await;
     let with = |status: u16| {
         answers
             .iter()
@@ -360,21 +288,14 @@ async fn overload_deadlines_and_missing_workers_are_told_at_once() {
         (full.len(), late.len()),
         (4, 4),
         "{:?}",
-        answers
-            .iter()
-            .map(|answer| answer.status)
-            .collect::<Vec<_>>()
+        answers.iter().map(|answer| answer.status).collect::<Vec<_>>()
     );
     full.iter()
         .for_each(|answer| drop(refused(&client, answer, (429, "tenant_queue_full"))));
     late.iter()
         .for_each(|answer| drop(refused(&client, answer, (504, "deadline_exceeded"))));
     let other = mesh.client(&mesh.key("other").await);
-    refused(
-        &other,
-        &other.send(hasty("mine")).await,
-        (504, "deadline_exceeded"),
-    );
+    refused(&other, &other.send(hasty("mine")).await, (504, "deadline_exceeded"));
 
     mesh.workers[0].kill();
     let brief = || Request::embed(SLOW, "nobody is there").header("x-portalis-timeout-ms", "100");
@@ -394,11 +315,7 @@ async fn overload_deadlines_and_missing_workers_are_told_at_once() {
         client.get("/v1/health/ready").await.status == 503
     })
     .await;
-    refused(
-        &client,
-        &client.get("/v1/health/ready").await,
-        (503, "no_worker"),
-    );
+    refused(&client, &client.get("/v1/health/ready").await, (503, "no_worker"));
     assert_eq!(client.get("/v1/health/live").await.status, 200);
     mesh.finish().await;
 }

@@ -31,31 +31,19 @@ async fn two_gateways_never_admit_more_than_the_keys_limit() {
     let began = Instant::now();
     let requests = || (0..40).map(|_| Request::embed(ECHO, "a")).collect();
     let (one, two) = (mesh.client_of(0, &key), mesh.client_of(1, &key));
-    let (first, second) =
-        tokio::join!(all_at_once(&one, requests()), all_at_once(&two, requests()));
+    let (first, second) = tokio::join!(all_at_once(&one, requests()), all_at_once(&two, requests()));
     let elapsed = began.elapsed().as_secs_f64();
     let answers: Vec<_> = first.into_iter().chain(second).collect();
-    let count = |status: u16| {
-        answers
-            .iter()
-            .filter(|answer| answer.status == status)
-            .count()
-    };
+    let count = |status: u16| answers.iter().filter(|answer| answer.status == status).count();
     let (admitted, refused) = (count(200), count(429));
     assert_eq!(
         admitted + refused,
         80,
         "{:?}",
-        answers
-            .iter()
-            .map(|answer| answer.status)
-            .collect::<Vec<_>>()
+        answers.iter().map(|answer| answer.status).collect::<Vec<_>>()
     );
     let allowed = f64::from(LIMIT.burst) + elapsed * f64::from(LIMIT.per_minute) / 60.0;
-    assert!(
-        admitted as f64 <= allowed,
-        "{admitted} admitted, {allowed} allowed"
-    );
+    assert!(admitted as f64 <= allowed, "{admitted} admitted, {allowed} allowed");
     assert!(
         admitted >= LIMIT.burst as usize / 2,
         "only {admitted} admitted of a burst of {}",
@@ -78,9 +66,7 @@ async fn a_stopping_gateway_answers_what_it_has_and_takes_no_more() {
         async move {
             all_at_once(
                 &client,
-                (0..4)
-                    .map(|number| Request::embed(ECHO, format!("{number}")))
-                    .collect(),
+                (0..4).map(|number| Request::embed(ECHO, format!("{number}"))).collect(),
             )
             .await
         }

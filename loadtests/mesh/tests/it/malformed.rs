@@ -38,18 +38,11 @@ fn expand(mesh: &Mesh, row: &str) -> Vec<String> {
     let worker = mesh.instance(0);
     let gateway = &mesh.gateways[0].service.context;
     if row.contains("<service>") {
-        let contexts = mesh
-            .services
-            .iter()
-            .map(|service| &service.context)
-            .chain([gateway]);
+        let contexts = mesh.services.iter().map(|service| &service.context).chain([gateway]);
         let known = contexts.map(|context| (context.service, context.instance.clone()));
         let all = known.chain([("gpu-worker", worker), ("gpu-worker", "nobody".to_owned())]);
         return all
-            .map(|(service, instance)| {
-                row.replace("<service>", service)
-                    .replace("<instance>", &instance)
-            })
+            .map(|(service, instance)| row.replace("<service>", service).replace("<instance>", &instance))
             .collect();
     }
     let filled = row
@@ -59,19 +52,13 @@ fn expand(mesh: &Mesh, row: &str) -> Vec<String> {
         .replace("<gateway>", &gateway.instance)
         .replace("<worker>", &worker);
     let variants = |name: &str, values: &[&str]| -> Vec<String> {
-        values
-            .iter()
-            .map(|value| filled.replace(name, value))
-            .collect()
+        values.iter().map(|value| filled.replace(name, value)).collect()
     };
     match filled.split_once('<').map(|(_, rest)| rest) {
         None => vec![filled],
         Some("slot>") => variants("<slot>", &["b", "p0", "px", "other"]),
         Some("partition>") => variants("<partition>", &["0", "63", "64", "x"]),
-        Some("verb>") => variants(
-            "<verb>",
-            &["create", "list", "disable", "enable", "delete", "nothing"],
-        ),
+        Some("verb>") => variants("<verb>", &["create", "list", "disable", "enable", "delete", "nothing"]),
         Some("shard>") => variants("<shard>", &["0", "15", "16", "x"]),
         Some(other) => panic!("a placeholder this test does not know: <{other} in {row}"),
     }
@@ -87,10 +74,7 @@ async fn nonsense_on_every_subject_is_counted_and_stops_nobody() {
     let client = mesh.client(&mesh.key("t").await);
     client.embed(ECHO, "before").await.ok();
     let advisory = subjects::MAX_DELIVERIES_ADVISORIES.replace('*', "x");
-    let mut subjects: Vec<String> = TABLE
-        .iter()
-        .flat_map(|row| expand(&mesh, row.subject))
-        .collect();
+    let mut subjects: Vec<String> = TABLE.iter().flat_map(|row| expand(&mesh, row.subject)).collect();
     subjects.push(advisory);
     for subject in &subjects {
         for (content_type, body) in nonsense() {
@@ -104,10 +88,7 @@ async fn nonsense_on_every_subject_is_counted_and_stops_nobody() {
     for bucket in [streams::models_bucket(), streams::jwks_bucket()] {
         let bucket = mesh.bus.kv(&bucket).await.unwrap();
         for (number, (_, body)) in nonsense().into_iter().enumerate() {
-            bucket
-                .put(&format!("nonsense-{number}"), body.into())
-                .await
-                .unwrap();
+            bucket.put(&format!("nonsense-{number}"), body.into()).await.unwrap();
         }
     }
     mesh.bus.round_trip(DEADLINE).await.unwrap();
@@ -117,24 +98,18 @@ async fn nonsense_on_every_subject_is_counted_and_stops_nobody() {
         eventually(
             &format!("the gateway counts nonsense on {family}"),
             DEADLINE,
-            || async {
-                mesh.gateway_metric("portalis_gateway_malformed_messages_total", &label) > 0.0
-            },
+            || async { mesh.gateway_metric("portalis_gateway_malformed_messages_total", &label) > 0.0 },
         )
         .await;
     }
     for family in ["work", "cancel", "advisory"] {
         let label = format!("subject=\"{family}\"");
-        eventually(
-            &format!("the worker counts nonsense on {family}"),
-            DEADLINE,
-            || async {
-                mesh.workers[0]
-                    .metric("portalis_worker_malformed_messages_total", &label)
-                    .await
-                    > 0.0
-            },
-        )
+        eventually(&format!("the worker counts nonsense on {family}"), DEADLINE, || async {
+            mesh.workers[0]
+                .metric("portalis_worker_malformed_messages_total", &label)
+                .await
+                > 0.0
+        })
         .await;
     }
     for (place, metric, label) in [
@@ -147,11 +122,8 @@ async fn nonsense_on_every_subject_is_counted_and_stops_nobody() {
             &format!("{} counts nonsense", service.context.service),
             DEADLINE,
             || async {
-                let page =
-                    process::ops::metrics_text(std::slice::from_ref(&service.context)).unwrap();
-                let counted = |line: &&str| {
-                    line.starts_with(metric) && line.contains(label) && !line.ends_with(" 0")
-                };
+                let page = process::ops::metrics_text(std::slice::from_ref(&service.context)).unwrap();
+                let counted = |line: &&str| line.starts_with(metric) && line.contains(label) && !line.ends_with(" 0");
                 page.lines().filter(counted).count() > 0
             },
         )

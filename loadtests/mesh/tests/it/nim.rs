@@ -15,9 +15,7 @@ async fn embed(client: &Client, fields: Value) -> Answer {
     body.as_object_mut()
         .unwrap()
         .extend(fields.as_object().unwrap().clone());
-    client
-        .send(Request::post("/v1/embeddings", body.to_string()))
-        .await
+    client.send(Request::post("/v1/embeddings", body.to_string())).await
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -68,17 +66,9 @@ async fn fields(client: &Client) {
 }
 
 async fn truncation(client: &Client) {
-    let words = |range: std::ops::Range<usize>| {
-        range
-            .map(|n| format!("word{n}"))
-            .collect::<Vec<_>>()
-            .join(" ")
-    };
+    let words = |range: std::ops::Range<usize>| range.map(|n| format!("word{n}")).collect::<Vec<_>>().join(" ");
     let long = words(0..600);
-    for fields in [
-        json!({"input": long}),
-        json!({"input": long, "truncate": "NONE"}),
-    ] {
+    for fields in [json!({"input": long}), json!({"input": long, "truncate": "NONE"})] {
         let answer = embed(client, fields).await;
         let text = answer.text();
         assert_eq!(
@@ -86,10 +76,7 @@ async fn truncation(client: &Client) {
             (400, "input_too_long"),
             "{text}"
         );
-        assert!(
-            text.contains("exceeds maximum allowed token size 256"),
-            "{text}"
-        );
+        assert!(text.contains("exceeds maximum allowed token size 256"), "{text}");
         assert_eq!(answer.json()["error"]["param"], "input", "{text}");
     }
     let many = embed(client, json!({"input": ["short", long]})).await;
@@ -101,12 +88,9 @@ async fn truncation(client: &Client) {
     }
     assert_ne!(start.vectors(), end.vectors());
     // END keeps the start: what follows changes nothing.
-    let other_tail = embed(
-        client,
-        json!({"input": format!("{long} and more"), "truncate": "END"}),
-    )
-    .await
-    .ok();
+    let other_tail = embed(client, json!({"input": format!("{long} and more"), "truncate": "END"}))
+        .await
+        .ok();
     assert_eq!(other_tail.vectors(), end.vectors());
     let other_head = embed(
         client,
@@ -143,10 +127,7 @@ async fn endpoints(client: &Client) {
     let metadata = anybody.get("/v1/metadata").await.ok();
     let typed: MetadataBody = serde_json::from_slice(&metadata.body).unwrap();
     assert_eq!(
-        (
-            typed.model_info.len(),
-            typed.model_info[0].short_name.as_str()
-        ),
+        (typed.model_info.len(), typed.model_info[0].short_name.as_str()),
         (1, MINILM)
     );
     let metadata = metadata.json();
@@ -161,10 +142,7 @@ async fn endpoints(client: &Client) {
         assert!(metadata.get(field).is_some(), "{field}: {metadata}");
     }
     for field in ["name", "path", "sha", "size"] {
-        assert!(
-            metadata["licenseInfo"].get(field).is_some(),
-            "{field}: {metadata}"
-        );
+        assert!(metadata["licenseInfo"].get(field).is_some(), "{field}: {metadata}");
     }
 
     let models = client.get("/v1/models").await.ok().json();
@@ -191,14 +169,7 @@ async fn endpoints(client: &Client) {
             true
         )
     );
-    assert_eq!(
-        &client
-            .get(&format!("/v1/models/{MINILM}"))
-            .await
-            .ok()
-            .json(),
-        model
-    );
+    assert_eq!(&client.get(&format!("/v1/models/{MINILM}")).await.ok().json(), model);
 
     let openapi = anybody.get("/openapi.json").await.ok().json();
     assert!(
@@ -220,18 +191,10 @@ async fn endpoints(client: &Client) {
         "/v1/metrics",
         "/openapi.json",
     ] {
-        assert!(
-            openapi["paths"].get(path).is_some(),
-            "{path} is not in openapi.json"
-        );
+        assert!(openapi["paths"].get(path).is_some(), "{path} is not in openapi.json");
     }
     let metrics = anybody.get("/v1/metrics").await.ok();
-    assert!(
-        metrics
-            .header("content-type")
-            .unwrap()
-            .starts_with("text/plain")
-    );
+    assert!(metrics.header("content-type").unwrap().starts_with("text/plain"));
     assert!(
         metrics.text().contains("portalis_gateway_requests_total{"),
         "{}",

@@ -35,23 +35,19 @@ async fn poison_dies_after_its_last_attempt_and_everybody_else_is_served() {
     });
     // As the supervisor does: a worker that has died is started again.
     let (mut deaths, mut last) = (0, 0);
-    eventually(
-        "the poison is given up and the others are answered",
-        DEADLINE,
-        || {
-            if let Some(status) = mesh.workers[last].ended() {
-                assert_eq!(
-                    status.signal(),
-                    Some(libc::SIGABRT),
-                    "{status}:\n{}",
-                    mesh.workers[last].log()
-                );
-                deaths += 1;
-                last = mesh.spawn(&spec);
-            }
-            std::future::ready(poisoned.is_finished() && others.is_finished())
-        },
-    )
+    eventually("the poison is given up and the others are answered", DEADLINE, || {
+        if let Some(status) = mesh.workers[last].ended() {
+            assert_eq!(
+                status.signal(),
+                Some(libc::SIGABRT),
+                "{status}:\n{}",
+                mesh.workers[last].log()
+            );
+            deaths += 1;
+            last = mesh.spawn(&spec);
+        }
+        std::future::ready(poisoned.is_finished() && others.is_finished())
+    })
     .await;
     let answer = poisoned.await.unwrap();
     assert_eq!(
@@ -60,11 +56,7 @@ async fn poison_dies_after_its_last_attempt_and_everybody_else_is_served() {
         "{}",
         answer.text()
     );
-    assert_eq!(
-        deaths,
-        streams::MAX_WORK_DELIVERIES,
-        "one death per attempt"
-    );
+    assert_eq!(deaths, streams::MAX_WORK_DELIVERIES, "one death per attempt");
     let ids = all_answered(&others.await.unwrap());
     let after = client.embed(ECHO, "after the poison").await.ok();
     let ids = ids.into_iter().chain([after.request_id()]).collect();
@@ -73,11 +65,7 @@ async fn poison_dies_after_its_last_attempt_and_everybody_else_is_served() {
     let dead = streams::dead().name;
     let letters = mesh.bus.stream_info(&dead).await.unwrap();
     assert_eq!(letters.messages, 1, "one dead letter");
-    let letter = mesh
-        .bus
-        .get_message(&dead, letters.last_sequence)
-        .await
-        .unwrap();
+    let letter = mesh.bus.get_message(&dead, letters.last_sequence).await.unwrap();
     let letter: DeadLetter = wire::decode(&letter.payload).unwrap();
     assert_eq!(letter.reason, "delivered 3 times without an answer");
     assert_eq!(letter.deliveries, streams::MAX_WORK_DELIVERIES as u64);

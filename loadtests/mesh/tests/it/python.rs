@@ -24,19 +24,13 @@ fn python() -> PathBuf {
 /// Runs a script; gives its output.
 async fn run(script: PathBuf, arguments: &[&str], variables: &[(&str, &str)]) -> String {
     let mut command = Command::new(python());
-    command
-        .arg(&script)
-        .args(arguments)
-        .envs(variables.iter().copied());
+    command.arg(&script).args(arguments).envs(variables.iter().copied());
     command
         .env_remove("http_proxy")
         .env_remove("HTTP_PROXY")
         .env("NO_PROXY", "*");
     command.stdin(Stdio::null()).kill_on_drop(true);
-    let output = tokio::time::timeout(DEADLINE, command.output())
-        .await
-        .unwrap()
-        .unwrap();
+    let output = tokio::time::timeout(DEADLINE, command.output()).await.unwrap().unwrap();
     let (out, err) = (
         String::from_utf8(output.stdout).unwrap(),
         String::from_utf8(output.stderr).unwrap(),
@@ -59,31 +53,18 @@ async fn an_internal_publisher_gets_the_answers_of_http_in_both_formats() {
     .await;
     let key = mesh.key("t").await;
     let texts = ["one text over the bus", "and another one"];
-    let http = mesh
-        .client(&key)
-        .embed(MINILM, serde_json::json!(texts))
-        .await
-        .ok();
-    let (wanted, usage) = (
-        http.vectors(),
-        http.json()["usage"]["prompt_tokens"].clone(),
-    );
+    let http = mesh.client(&key).embed(MINILM, serde_json::json!(texts)).await.ok();
+    let (wanted, usage) = (http.vectors(), http.json()["usage"]["prompt_tokens"].clone());
     let script = || repository().join("schemas/examples/python/embed_over_nats.py");
     let url = mesh.url();
-    let variables = [
-        ("PORTALIS_NATS_URL", url.as_str()),
-        ("PORTALIS_API_KEY", key.as_str()),
-    ];
+    let variables = [("PORTALIS_NATS_URL", url.as_str()), ("PORTALIS_API_KEY", key.as_str())];
     for flags in [
         &["--model", MINILM][..],
         &["--model", MINILM, "--json", "--lane", "batch"][..],
     ] {
         let arguments: Vec<&str> = flags.iter().chain(&texts).copied().collect();
         let output = run(script(), &arguments, &variables).await;
-        let lines: Vec<Value> = output
-            .lines()
-            .map(|line| serde_json::from_str(line).unwrap())
-            .collect();
+        let lines: Vec<Value> = output.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
         assert_eq!(lines.len(), wanted.len(), "{output}");
         for (line, vector) in lines.iter().zip(&wanted) {
             assert_eq!(
@@ -93,11 +74,7 @@ async fn an_internal_publisher_gets_the_answers_of_http_in_both_formats() {
             );
             let first: Vec<f32> = serde_json::from_value(line["first"].clone()).unwrap();
             for (got, wanted) in first.iter().zip(vector) {
-                assert!(
-                    (got - wanted).abs() < 1e-6,
-                    "{first:?} is not {:?}",
-                    &vector[..3]
-                );
+                assert!((got - wanted).abs() < 1e-6, "{first:?} is not {:?}", &vector[..3]);
             }
         }
     }

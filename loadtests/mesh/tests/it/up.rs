@@ -16,29 +16,15 @@ use crate::mesh::worker::{MINILM, die_with_us, model_dir, repository, send_signa
 /// The nats-server of the tests.
 fn nats_server() -> PathBuf {
     let named = std::env::var_os("PORTALIS_NATS_SERVER");
-    named.map_or_else(
-        || repository().join(".portalis/bin/nats-server"),
-        PathBuf::from,
-    )
+    named.map_or_else(|| repository().join(".portalis/bin/nats-server"), PathBuf::from)
 }
 
 /// The program with what it needs; arguments are added.
 fn portalis(folder: &Path, server: &Path, arguments: &[&str]) -> Command {
     let worker = env!("CARGO_BIN_EXE_mesh-gpu-worker");
     let mut command = Command::new(env!("CARGO_BIN_EXE_mesh-portalis"));
-    command.args([
-        "up",
-        "--ops-port",
-        "0",
-        "--worker-binary",
-        worker,
-        "--nats-server",
-    ]);
-    command
-        .arg(server)
-        .arg("--data-dir")
-        .arg(folder)
-        .args(arguments);
+    command.args(["up", "--ops-port", "0", "--worker-binary", worker, "--nats-server"]);
+    command.arg(server).arg("--data-dir").arg(folder).args(arguments);
     command.stdin(Stdio::null());
     die_with_us(&mut command);
     command
@@ -60,10 +46,7 @@ impl Up {
         let mut command = portalis(folder, &nats_server(), arguments);
         command.arg("--ready-file").arg(&ready);
         // A group of its own, as a terminal gives it: Ctrl-C reaches the whole group.
-        command
-            .process_group(0)
-            .stdout(file.try_clone().unwrap())
-            .stderr(file);
+        command.process_group(0).stdout(file.try_clone().unwrap()).stderr(file);
         let mut up = Self {
             child: command.spawn().unwrap(),
             output,
@@ -149,10 +132,7 @@ impl Up {
             .trim_start_matches("nats://");
         let ops = self.told("ops_url").trim_start_matches("http://");
         for address in [self.address(), nats.parse().unwrap(), ops.parse().unwrap()] {
-            assert!(
-                TcpStream::connect(address).is_err(),
-                "{address} is still open"
-            );
+            assert!(TcpStream::connect(address).is_err(), "{address} is still open");
         }
     }
 }
@@ -175,26 +155,15 @@ async fn one_command_gives_a_mesh_and_an_interrupt_leaves_nothing() {
     let arguments = ["--port", "0", "--model", &model];
     let mut up = Up::start(folder.path(), &arguments).await;
     let text = up.text();
-    for told in [
-        up.told("base_url"),
-        up.told("api_key"),
-        "curl ",
-        "/embeddings",
-    ] {
+    for told in [up.told("base_url"), up.told("api_key"), "curl ", "/embeddings"] {
         assert!(text.contains(told), "{told:?} is not in:\n{text}");
     }
     let answer = up.client().embed(MINILM, "Hello, mesh").await.ok();
     assert_eq!(answer.vectors()[0].len(), 384);
 
     let key = folder.path().join("demo-key");
-    assert_eq!(
-        std::fs::read_to_string(&key).unwrap().trim(),
-        up.told("api_key")
-    );
-    assert_eq!(
-        std::fs::metadata(&key).unwrap().permissions().mode() & 0o777,
-        0o600
-    );
+    assert_eq!(std::fs::read_to_string(&key).unwrap().trim(), up.told("api_key"));
+    assert_eq!(std::fs::metadata(&key).unwrap().permissions().mode() & 0o777, 0o600);
     let status = up.interrupt().await;
     assert!(status.success(), "{status}: {}", up.text());
     up.is_gone().await;
@@ -212,14 +181,7 @@ async fn one_command_gives_a_mesh_and_an_interrupt_leaves_nothing() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_ephemeral_mesh_replaces_dead_workers_keeps_nothing_and_dies_whole() {
     let folder = tempfile::Builder::new().prefix("up-").tempdir().unwrap();
-    let arguments = [
-        "--port",
-        "0",
-        "--ephemeral",
-        "--no-default-model",
-        "--echo",
-        "echo",
-    ];
+    let arguments = ["--port", "0", "--ephemeral", "--no-default-model", "--echo", "echo"];
     let mut up = Up::start(folder.path(), &arguments).await;
     let data = PathBuf::from(up.told("data_dir"));
     assert!(
@@ -263,34 +225,20 @@ async fn what_cannot_work_is_told_in_one_line() {
         format!("m={}/missing", folder.path().display()),
     );
     let echo = ["--ephemeral", "--no-default-model", "--echo", "echo"];
-    let with = |more: &[&str]| -> Vec<String> {
-        echo.iter().chain(more).map(ToString::to_string).collect()
-    };
+    let with = |more: &[&str]| -> Vec<String> { echo.iter().chain(more).map(ToString::to_string).collect() };
     let (server, nowhere) = (nats_server(), PathBuf::from("/nowhere/nats-server"));
     let default = || ["--ephemeral", "--port", "0"].map(str::to_owned).to_vec();
     let cases: Vec<(&Path, Vec<String>, &str)> = vec![
         (&server, with(&["--port", &port]), &port),
-        (
-            &server,
-            with(&["--port", "0", "--model", &missing]),
-            "missing",
-        ),
-        (
-            &server,
-            with(&["--port", "0", "--model", &broken]),
-            "model m",
-        ),
+        (&server, with(&["--port", "0", "--model", &missing]), "missing"),
+        (&server, with(&["--port", "0", "--model", &broken]), "model m"),
         (&server, default(), "no model in"),
         (&nowhere, with(&["--port", "0"]), "/nowhere/nats-server"),
     ];
     for (server, arguments, wanted) in cases {
         let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
-        let mut command =
-            tokio::process::Command::from(portalis(folder.path(), server, &arguments));
-        let output = tokio::time::timeout(DEADLINE, command.output())
-            .await
-            .unwrap()
-            .unwrap();
+        let mut command = tokio::process::Command::from(portalis(folder.path(), server, &arguments));
+        let output = tokio::time::timeout(DEADLINE, command.output()).await.unwrap().unwrap();
         let text = String::from_utf8(output.stderr).unwrap();
         assert_eq!(output.status.code(), Some(1), "{arguments:?}: {text}");
         assert_eq!(text.trim_end().lines().count(), 1, "{arguments:?}: {text}");

@@ -50,9 +50,7 @@ async fn work_of_a_killed_worker_is_finished_by_another_and_charged_once() {
     let given_back = mesh.gateway_metric(RESCUED, "");
     let requeued = mesh.gateway_metric(REPUBLISHED, "silent_worker");
     assert!(given_back + requeued >= 1.0, "the gateway did nothing");
-    let redelivered = mesh.workers[1]
-        .metric("portalis_worker_redelivered_total", "")
-        .await;
+    let redelivered = mesh.workers[1].metric("portalis_worker_redelivered_total", "").await;
     assert_eq!(
         redelivered, given_back,
         "what came again came because the gateway gave it back, not after the ack wait"
@@ -81,14 +79,10 @@ async fn work_of_a_frozen_worker_is_finished_by_another_and_its_late_answers_cha
     mesh.forget_beat(0);
     mesh.workers[0].signal(libc::SIGCONT);
     mesh.worker_ready(0).await;
-    eventually(
-        "the thawed worker has done its late work",
-        DEADLINE,
-        || async {
-            let finished = mesh.workers[0].in_hand().await == 0.0;
-            finished && !mesh.books("t").await.again.is_empty()
-        },
-    )
+    eventually("the thawed worker has done its late work", DEADLINE, || async {
+        let finished = mesh.workers[0].in_hand().await == 0.0;
+        finished && !mesh.books("t").await.again.is_empty()
+    })
     .await;
     let books = mesh.books("t").await;
     books.charge_once(&ids);
@@ -121,10 +115,7 @@ async fn a_drained_worker_finishes_what_it_has_and_nothing_is_done_twice() {
     let ids = all_answered(&load.finish().await);
     let books = mesh.books("t").await;
     books.charge_once(&ids);
-    assert!(
-        books.again.is_empty() && books.usage.wasted_ns == 0,
-        "{books:?}"
-    );
+    assert!(books.again.is_empty() && books.usage.wasted_ns == 0, "{books:?}");
     assert_eq!(mesh.gateway_metric(RESCUED, ""), 0.0);
     mesh.finish().await;
 }
@@ -162,10 +153,7 @@ async fn no_kill_at_any_moment_loses_or_doubles_a_charge() {
         .filter(|fact| fact.kind == CostKind::Computed)
         .map(|fact| fact.compute_ns)
         .sum();
-    assert_eq!(
-        books.usage.compute_ns, charged,
-        "the bill is the sum of its facts"
-    );
+    assert_eq!(books.usage.compute_ns, charged, "the bill is the sum of its facts");
     assert_eq!(
         books.usage.compute_ns + books.usage.wasted_ns,
         books.device_ns(),

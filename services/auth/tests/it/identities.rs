@@ -40,11 +40,7 @@ fn verify(token: &str, public: &Jwk) -> Result<Claims, ErrorKind> {
 fn tampered(token: &str, part: usize) -> String {
     let mut parts: Vec<String> = token.split('.').map(str::to_owned).collect();
     let middle = parts[part].len() / 2;
-    let other = if &parts[part][middle..=middle] == "A" {
-        "B"
-    } else {
-        "A"
-    };
+    let other = if &parts[part][middle..=middle] == "A" { "B" } else { "A" };
     parts[part].replace_range(middle..=middle, other);
     parts.join(".")
 }
@@ -62,11 +58,7 @@ async fn only_the_true_token_is_believed() {
     } = client.granted(&key).await;
     let public = public_key(&bucket(&client.bus).await, &kid_of(&token)).await;
     assert_eq!(
-        (
-            public.kty.as_str(),
-            public.crv.as_str(),
-            public.alg.as_str()
-        ),
+        (public.kty.as_str(), public.crv.as_str(), public.alg.as_str()),
         ("OKP", "Ed25519", "EdDSA")
     );
 

@@ -5,9 +5,7 @@ use std::time::Duration;
 use bus::Headers;
 use schemas::error::ErrorCode;
 use schemas::fleet::{Beat, Control, ControlReply, InstanceState};
-use schemas::policy::{
-    CreateKey, KeyState, KeysReply, ListKeys, Resolve, Resolved, Revoked, Scope, check_key,
-};
+use schemas::policy::{CreateKey, KeyState, KeysReply, ListKeys, Resolve, Resolved, Revoked, Scope, check_key};
 use schemas::wire::{self, Format};
 use schemas::{headers, subjects};
 use testkit::NatsServer;
@@ -25,10 +23,7 @@ async fn a_key_from_birth_to_death() {
     assert_eq!(check_key(&key), Ok(info.kid.as_str()));
     assert_eq!((info.state, info.policy_version), (KeyState::Active, 1));
     let grant = client.granted(&key).await;
-    assert_eq!(
-        (grant.kid.as_str(), grant.tenant.as_str()),
-        (info.kid.as_str(), "acme")
-    );
+    assert_eq!((grant.kid.as_str(), grant.tenant.as_str()), (info.kid.as_str(), "acme"));
     assert_eq!(grant.scopes, [Scope::Inference, Scope::UsageRead]);
     assert!(grant.allows_model("all-minilm-l6-v2") && !grant.allows_model("other"));
 
@@ -42,11 +37,7 @@ async fn a_key_from_birth_to_death() {
     ] {
         match client.change(verb, &info.kid).await {
             KeysReply::Changed(changed) => {
-                assert_eq!(
-                    (changed.state, changed.policy_version),
-                    (state, version),
-                    "{verb}"
-                );
+                assert_eq!((changed.state, changed.policy_version), (state, version), "{verb}");
             }
             other => panic!("{verb}: {other:?}"),
         }
@@ -123,9 +114,7 @@ async fn every_bad_key_is_told_the_same() {
         ("malformed", strange),
     ] {
         let before = auth.counted("portalis_auth_denials_total", &[("reason", reason)]);
-        let answer = client
-            .ask::<_, Resolved>(&subjects::resolve(&asked.kid), &asked)
-            .await;
+        let answer = client.ask::<_, Resolved>(&subjects::resolve(&asked.kid), &asked).await;
         told.push(answer);
         let after = auth.counted("portalis_auth_denials_total", &[("reason", reason)]);
         assert_eq!(after, before + 1, "{reason}");
@@ -173,10 +162,7 @@ async fn pages_formats_and_refusals() {
     let json = Headers::new().with(headers::CONTENT_TYPE, Format::JSON);
     let body = serde_json::to_vec(&ListKeys::default()).unwrap();
     let answer = client.ask_raw(&subjects::keys("list"), json, body).await;
-    assert_eq!(
-        answer.headers.get(headers::CONTENT_TYPE),
-        Some(Format::JSON)
-    );
+    assert_eq!(answer.headers.get(headers::CONTENT_TYPE), Some(Format::JSON));
     let reply: KeysReply = serde_json::from_slice(&answer.payload).unwrap();
     assert!(matches!(reply, KeysReply::Listed { keys, more: true } if keys.len() == 2));
 
@@ -191,9 +177,7 @@ async fn pages_formats_and_refusals() {
         ..ordinary("a")
     };
     let reply = client.ask(&subjects::keys("create"), &nameless).await;
-    assert!(
-        matches!(reply, KeysReply::Failed(failure) if failure.param.as_deref() == Some("name"))
-    );
+    assert!(matches!(reply, KeysReply::Failed(failure) if failure.param.as_deref() == Some("name")));
     auth.stop().await;
 }
 

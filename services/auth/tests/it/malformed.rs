@@ -29,10 +29,7 @@ async fn garbage_on_every_subject() {
         ("cut off", whole[..whole.len() - 5].to_vec()),
         ("trailing byte", trailing),
         ("another type", wire::encode(&7).unwrap()),
-        (
-            "a bomb: an array of 4 billion",
-            vec![0xdd, 0xff, 0xff, 0xff, 0xff],
-        ),
+        ("a bomb: an array of 4 billion", vec![0xdd, 0xff, 0xff, 0xff, 0xff]),
         ("nested deeper than any stack", vec![0x91; 100_000]),
     ];
     let kinds = ["create", "list", "disable", "enable", "delete"];
@@ -69,26 +66,15 @@ async fn garbage_on_every_subject() {
     // A format we do not speak, and garbage that nobody waits for.
     let xml = Headers::new().with(headers::CONTENT_TYPE, "text/xml");
     let answer = client.ask_raw(&resolve, xml, whole).await;
-    assert!(matches!(
-        wire::decode(&answer.payload).unwrap(),
-        Resolved::Denied(_)
-    ));
+    assert!(matches!(wire::decode(&answer.payload).unwrap(), Resolved::Denied(_)));
     for subject in [&resolve, &hold, &subjects::keys("delete"), &control] {
         let body = Bytes::from_static(&[0xc1]);
-        client
-            .bus
-            .publish(subject, Headers::new(), body)
-            .await
-            .unwrap();
+        client.bus.publish(subject, Headers::new(), body).await.unwrap();
     }
     // A key for nobody is not made.
     let body = Bytes::from(wire::encode(&ordinary("nobody")).unwrap());
     let create = subjects::keys("create");
-    client
-        .bus
-        .publish(&create, Headers::new(), body)
-        .await
-        .unwrap();
+    client.bus.publish(&create, Headers::new(), body).await.unwrap();
     eventually("all of it is counted", PATIENCE, || async {
         malformed("resolve") == rounds + 2
             && malformed("hold") == rounds + 1

@@ -7,8 +7,7 @@ use auth::Auth;
 use bus::{Bus, BusConfig, Headers, Message};
 use process::{Context, FakeClock, Layers, Service};
 use schemas::policy::{
-    CreateKey, Grant, Held, Hold, KeyInfo, KeysReply, NameKey, RequestLimit, Resolve, Resolved,
-    hex, key_id,
+    CreateKey, Grant, Held, Hold, KeyInfo, KeysReply, NameKey, RequestLimit, Resolve, Resolved, hex, key_id,
 };
 use schemas::work::Lane;
 use schemas::{subjects, wire};
@@ -42,9 +41,7 @@ impl AuthService {
         let layers = first
             .iter()
             .chain(settings)
-            .fold(Layers::new(), |layers, setting| {
-                layers.assign(setting).unwrap()
-            });
+            .fold(Layers::new(), |layers, setting| layers.assign(setting).unwrap());
         let config = layers.load::<Auth>().unwrap().service;
         let clock = FakeClock::new(now_ms);
         let mut context = Context::new(Auth::NAME);
@@ -105,18 +102,11 @@ impl Client {
 
     /// A question as raw bytes.
     pub(crate) async fn ask_raw(&self, subject: &str, headers: Headers, body: Vec<u8>) -> Message {
-        self.bus
-            .request(subject, headers, body.into(), PATIENCE)
-            .await
-            .unwrap()
+        self.bus.request(subject, headers, body.into(), PATIENCE).await.unwrap()
     }
 
     /// A question in MessagePack.
-    pub(crate) async fn ask<Q: Serialize, A: DeserializeOwned>(
-        &self,
-        subject: &str,
-        question: &Q,
-    ) -> A {
+    pub(crate) async fn ask<Q: Serialize, A: DeserializeOwned>(&self, subject: &str, question: &Q) -> A {
         let body = wire::encode(question).unwrap();
         let answer = self.ask_raw(subject, Headers::new(), body).await;
         wire::decode(&answer.payload).unwrap()
@@ -130,9 +120,7 @@ impl Client {
     }
 
     pub(crate) async fn change(&self, verb: &str, kid: &str) -> KeysReply {
-        let asked = NameKey {
-            kid: kid.to_owned(),
-        };
+        let asked = NameKey { kid: kid.to_owned() };
         self.ask(&subjects::keys(verb), &asked).await
     }
 

@@ -35,19 +35,10 @@ async fn keys_outlive_the_service_and_secrets_are_not_stored() {
     let digest = Sha256::digest(key.as_bytes());
     for live in [true, false] {
         let folder = folder.path();
-        assert!(
-            found(folder, info.kid.as_bytes()),
-            "we look at the right files"
-        );
-        assert!(!found(
-            folder,
-            &key.as_bytes()[secret_at..secret_at + SECRET_CHARS]
-        ));
+        assert!(found(folder, info.kid.as_bytes()), "we look at the right files");
+        assert!(!found(folder, &key.as_bytes()[secret_at..secret_at + SECRET_CHARS]));
         assert!(!found(folder, &digest), "digest, live: {live}");
-        assert!(
-            !found(folder, hex(&digest).as_bytes()),
-            "digest as text, live: {live}"
-        );
+        assert!(!found(folder, hex(&digest).as_bytes()), "digest as text, live: {live}");
         if live {
             // The write-ahead log was looked at; once more when it is folded into the file.
             auth.context.shutdown.start();
@@ -61,10 +52,7 @@ async fn keys_outlive_the_service_and_secrets_are_not_stored() {
 
     let auth = AuthService::start(&server, &[&store]).await;
     assert_eq!(client.granted(&key).await.kid, info.kid);
-    assert!(matches!(
-        client.resolve(&disabled).await,
-        Resolved::Denied(_)
-    ));
+    assert!(matches!(client.resolve(&disabled).await, Resolved::Denied(_)));
     let changed = client.change("enable", &disabled_info.kid).await;
     assert!(matches!(changed, KeysReply::Changed(info) if info.policy_version == 3));
     client.granted(&disabled).await;
@@ -106,10 +94,7 @@ fn the_binary_shows_its_settings_without_a_broker() {
         .output()
         .unwrap();
     let text = String::from_utf8(output.stdout).unwrap();
-    assert!(
-        output.status.success() && text.contains("rotation_s"),
-        "{text}"
-    );
+    assert!(output.status.success() && text.contains("rotation_s"), "{text}");
     assert!(!text.contains("hidden"), "{text}");
 
     let output = Command::new(env!("CARGO_BIN_EXE_portalis-auth"))

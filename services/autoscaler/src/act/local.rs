@@ -67,9 +67,7 @@ impl Actuator for Local {
         let mut known = Known::new();
         for supervisor in observer.supervisors() {
             // A supervisor that beats and does not answer makes the whole picture unknown: half a picture would shrink the fleet.
-            if let ControlReply::Pools(pools) =
-                self.order(&supervisor, &Control::DescribePool).await?
-            {
+            if let ControlReply::Pools(pools) = self.order(&supervisor, &Control::DescribePool).await? {
                 for pool in pools {
                     let entry = known.entry(pool.model.clone()).or_default();
                     entry.push((supervisor.clone(), pool));
@@ -109,11 +107,7 @@ impl Actuator for Local {
 }
 
 fn total(model: &str, parts: &[(String, PoolInfo)]) -> Pool {
-    let sum = |of: fn(&PoolInfo) -> u32| {
-        parts
-            .iter()
-            .fold(0_u32, |sum, (_, pool)| sum.saturating_add(of(pool)))
-    };
+    let sum = |of: fn(&PoolInfo) -> u32| parts.iter().fold(0_u32, |sum, (_, pool)| sum.saturating_add(of(pool)));
     Pool {
         model: model.to_owned(),
         wanted: sum(|pool| pool.wanted),
@@ -188,10 +182,7 @@ mod tests {
         ];
         for (parts, to, expected) in cases {
             let orders = spread(parts, to);
-            let orders: Vec<_> = orders
-                .iter()
-                .map(|(name, number)| (name.as_str(), *number))
-                .collect();
+            let orders: Vec<_> = orders.iter().map(|(name, number)| (name.as_str(), *number)).collect();
             assert_eq!(orders, expected, "{parts:?} to {to}");
         }
     }

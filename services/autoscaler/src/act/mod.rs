@@ -33,10 +33,7 @@ pub trait Actuator: Send + Sync + 'static {
     ///
     /// # Errors
     /// When they cannot be known: then nothing may be decided.
-    fn pools(
-        &self,
-        observer: &Arc<Observer>,
-    ) -> impl Future<Output = Result<Vec<Pool>, ActError>> + Send;
+    fn pools(&self, observer: &Arc<Observer>) -> impl Future<Output = Result<Vec<Pool>, ActError>> + Send;
 
     /// Carries a decision out.
     ///

@@ -138,12 +138,7 @@ fn the_table() {
             just_changed,
             None,
         ),
-        (
-            "idle, but not for long",
-            view(2, quiet, workers(2, 0.1)),
-            fresh,
-            None,
-        ),
+        ("idle, but not for long", view(2, quiet, workers(2, 0.1)), fresh, None),
         (
             "idle for long",
             view(2, quiet, workers(2, 0.1)),
@@ -211,10 +206,7 @@ fn a_model_wakes_from_zero_and_goes_back() {
     view.limits.min = 0;
     view.workers = SignalState::Missing;
     let memory = PoolMemory::default();
-    assert_eq!(
-        outcome(&view, &memory, 100_000),
-        Some((1, ScaleReason::QueueTooOld))
-    );
+    assert_eq!(outcome(&view, &memory, 100_000), Some((1, ScaleReason::QueueTooOld)));
     view.wanted = 1;
     view.queue = SignalState::Fresh(queue(0, 0, 0));
     view.workers = SignalState::Fresh(workers(1, 0.0));
@@ -222,10 +214,7 @@ fn a_model_wakes_from_zero_and_goes_back() {
         idle_since_ms: Some(0),
         changed_at_ms: None,
     };
-    assert_eq!(
-        outcome(&view, &long_idle, 100_000),
-        Some((0, ScaleReason::Idle))
-    );
+    assert_eq!(outcome(&view, &long_idle, 100_000), Some((0, ScaleReason::Idle)));
 }
 
 #[test]
@@ -240,10 +229,7 @@ fn a_decision_carries_what_was_seen() {
     );
     let (decision, _) = decide(&policy(), &view, &PoolMemory::default(), 5, 1_234);
     let decision = decision.unwrap();
-    assert_eq!(
-        (decision.model.as_str(), decision.from, decision.to),
-        ("m", 2, 4)
-    );
+    assert_eq!((decision.model.as_str(), decision.from, decision.to), ("m", 2, 4));
     assert_eq!(decision.decided_at_ms, 1_234);
     let expected = ScaleInputs {
         queued: 900,
@@ -296,11 +282,7 @@ impl Pool {
         let depth = queue(
             self.waiting as u64,
             0,
-            if self.waiting >= 1.0 {
-                oldest_ms as u64
-            } else {
-                0
-            },
+            if self.waiting >= 1.0 { oldest_ms as u64 } else { 0 },
         );
         PoolView {
             limits: Limits { min: 1, max: 8 },
@@ -310,46 +292,38 @@ impl Pool {
 }
 
 fn any_view() -> impl Strategy<Value = PoolView> {
-    let depth = (0..5_000_u64, 0..500_u64, 0..100_000_u64)
-        .prop_map(|(queued, in_hand, oldest)| queue(queued, in_hand, oldest));
+    let depth =
+        (0..5_000_u64, 0..500_u64, 0..100_000_u64).prop_map(|(queued, in_hand, oldest)| queue(queued, in_hand, oldest));
     let depth = prop_oneof![
         4 => depth.prop_map(SignalState::Fresh),
         1 => Just(SignalState::Missing),
         1 => Just(SignalState::Stale { age_ms: 9_000 }),
     ];
-    let seen = (
-        0..12_u32,
-        0..3_u32,
-        0.0..=1.0_f64,
-        prop::option::of(0.0..1e4_f64),
-    )
-        .prop_map(|(ready, starting, busy, capacity_per_s)| WorkersSeen {
+    let seen = (0..12_u32, 0..3_u32, 0.0..=1.0_f64, prop::option::of(0.0..1e4_f64)).prop_map(
+        |(ready, starting, busy, capacity_per_s)| WorkersSeen {
             ready,
             starting,
             busy,
             capacity_per_s,
-        });
+        },
+    );
     let seen = prop_oneof![4 => seen.prop_map(SignalState::Fresh), 1 => Just(SignalState::Missing)];
-    (0..12_u32, 0..4_u32, 0..8_u32, depth, seen).prop_map(|(wanted, min, max, queue, workers)| {
-        PoolView {
-            model: "m".to_owned(),
-            wanted,
-            limits: Limits { min, max },
-            queue,
-            workers,
-        }
+    (0..12_u32, 0..4_u32, 0..8_u32, depth, seen).prop_map(|(wanted, min, max, queue, workers)| PoolView {
+        model: "m".to_owned(),
+        wanted,
+        limits: Limits { min, max },
+        queue,
+        workers,
     })
 }
 
 fn any_memory() -> impl Strategy<Value = PoolMemory> {
-    (
-        prop::option::of(0..100_000_u64),
-        prop::option::of(0..100_000_u64),
-    )
-        .prop_map(|(idle_since_ms, changed_at_ms)| PoolMemory {
+    (prop::option::of(0..100_000_u64), prop::option::of(0..100_000_u64)).prop_map(|(idle_since_ms, changed_at_ms)| {
+        PoolMemory {
             idle_since_ms,
             changed_at_ms,
-        })
+        }
+    })
 }
 
 proptest! {

@@ -10,9 +10,7 @@ use std::time::Duration;
 use autoscaler::Autoscaler;
 use bus::{Bus, BusConfig, Headers, ServeOptions};
 use process::{CancellationToken, Context, Layers, Service};
-use schemas::fleet::{
-    Beat, Control, ControlReply, InstanceState, PoolInfo, ScaleDecision, ScaleReason, WorkerBeat,
-};
+use schemas::fleet::{Beat, Control, ControlReply, InstanceState, PoolInfo, ScaleDecision, ScaleReason, WorkerBeat};
 use schemas::work::Lane;
 use schemas::{streams, subjects, wire};
 use testkit::{NatsServer, eventually};
@@ -63,11 +61,7 @@ impl Bench {
             while !stop.is_cancelled() {
                 ticks.tick().await;
                 let _ = bus
-                    .publish(
-                        &subject,
-                        Headers::new(),
-                        wire::encode(&beat).unwrap().into(),
-                    )
+                    .publish(&subject, Headers::new(), wire::encode(&beat).unwrap().into())
                     .await;
             }
         }));
@@ -79,12 +73,7 @@ impl Bench {
         let orders = Arc::new(Mutex::new(Vec::new()));
         let subject = subjects::control("supervisor", "supervisor-1");
         let subscription = self.bus.subscribe(&subject, None).await.unwrap();
-        let (bus, stop, wanted, seen) = (
-            self.bus.clone(),
-            self.stop.clone(),
-            wanted.clone(),
-            orders.clone(),
-        );
+        let (bus, stop, wanted, seen) = (self.bus.clone(), self.stop.clone(), wanted.clone(), orders.clone());
         self.tasks.push(tokio::spawn(async move {
             let answer = |message: bus::Message| {
                 let reply = match wire::decode(&message.payload).unwrap() {
@@ -109,18 +98,14 @@ impl Bench {
                 let body = wire::encode(&reply).unwrap();
                 async move { Some((Headers::new(), body.into())) }
             };
-            bus.serve(subscription, ServeOptions::default(), stop, answer)
-                .await;
+            bus.serve(subscription, ServeOptions::default(), stop, answer).await;
         }));
         orders
     }
 
     /// Work that nobody takes.
     async fn queue_work(&self, messages: usize) {
-        self.bus
-            .ensure_stream(&streams::work(MODEL, 64))
-            .await
-            .unwrap();
+        self.bus.ensure_stream(&streams::work(MODEL, 64)).await.unwrap();
         for lane in Lane::ALL {
             self.bus
                 .ensure_consumer(&streams::work_lane(MODEL, lane))
@@ -217,14 +202,8 @@ async fn waiting_work_makes_the_supervisor_start_one_more() {
     })
     .await;
     let first = bench.decisions().await.remove(0);
-    assert_eq!(
-        (first.from, first.to, first.reason),
-        (1, 2, ScaleReason::QueueTooOld)
-    );
-    assert_eq!(
-        (first.observed.queued, first.observed.ready_workers),
-        (5, 1)
-    );
+    assert_eq!((first.from, first.to, first.reason), (1, 2, ScaleReason::QueueTooOld));
+    assert_eq!((first.observed.queued, first.observed.ready_workers), (5, 1));
     assert!(first.observed.oldest_ms > 1, "{first:?}");
     let counted = r#"portalis_scale_decisions_total{reason="queue_too_old",service="autoscaler"}"#;
     assert!(bench.metric(counted) >= 1.0);
@@ -233,10 +212,7 @@ async fn waiting_work_makes_the_supervisor_start_one_more() {
     // The new worker does not come up: it counts as capacity, so nobody asks for a third.
     let looked = || bench.metric(r#"portalis_workers_wanted{service="autoscaler"}"#);
     eventually("the order is seen", LIMIT, async || looked() > 1.5).await;
-    assert_eq!(
-        (wanted.load(Ordering::SeqCst), orders.lock().unwrap().len()),
-        (2, 1)
-    );
+    assert_eq!((wanted.load(Ordering::SeqCst), orders.lock().unwrap().len()), (2, 1));
     bench.end().await;
 }
 
@@ -255,27 +231,17 @@ async fn a_queue_that_cannot_be_seen_moves_nothing() {
     assert!(orders.lock().unwrap().is_empty());
 
     // Rubbish on the subjects that it listens to is no reason to stop either.
-    for subject in [
-        "portalis.v1.beat.x.y",
-        "portalis.v1.beat.gpu-worker.gpu-worker-1",
-    ] {
+    for subject in ["portalis.v1.beat.x.y", "portalis.v1.beat.gpu-worker.gpu-worker-1"] {
         bench
             .bus
             .publish(subject, Headers::new(), vec![0xc1, 0xff].into())
             .await
             .unwrap();
     }
-    let malformed =
-        r#"portalis_autoscaler_malformed_messages_total{subject="beat",service="autoscaler"}"#;
-    eventually("rubbish is counted", LIMIT, async || {
-        bench.metric(malformed) >= 2.0
-    })
-    .await;
+    let malformed = r#"portalis_autoscaler_malformed_messages_total{subject="beat",service="autoscaler"}"#;
+    eventually("rubbish is counted", LIMIT, async || bench.metric(malformed) >= 2.0).await;
     let before = bench.metric(held);
-    eventually("it still looks", LIMIT, async || {
-        bench.metric(held) > before
-    })
-    .await;
+    eventually("it still looks", LIMIT, async || bench.metric(held) > before).await;
     bench.end().await;
 }
 
@@ -295,10 +261,7 @@ async fn too_few_workers_are_corrected_and_a_recommendation_changes_nothing() {
     })
     .await;
     let first = bench.decisions().await.remove(0);
-    assert_eq!(
-        (first.from, first.to, first.reason),
-        (1, 2, ScaleReason::BelowMinimum)
-    );
+    assert_eq!((first.from, first.to, first.reason), (1, 2, ScaleReason::BelowMinimum));
     assert!(orders.lock().unwrap().is_empty());
     bench.end().await;
 }

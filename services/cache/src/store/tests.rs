@@ -90,10 +90,7 @@ fn answers_live_as_long_as_said_and_never_longer_than_allowed() {
     assert_eq!(left(1), Some(500));
     bench.clock.advance(Duration::from_secs(3_600));
     assert_eq!((left(1), left(2)), (None, None));
-    assert_eq!(
-        bench.store.put(&key("a", 1), body(), 0),
-        Err(Refusal::NoTtl)
-    );
+    assert_eq!(bench.store.put(&key("a", 1), body(), 0), Err(Refusal::NoTtl));
 }
 
 #[test]
@@ -106,17 +103,10 @@ fn what_cannot_be_kept_is_refused() {
         ..limits()
     };
     // Over the tenant's share of 10,000 bytes.
-    assert_eq!(
-        Bench::new(large).put("a", 1, &[0; 9_900]),
-        Err(Refusal::TooLarge)
-    );
+    assert_eq!(Bench::new(large).put("a", 1, &[0; 9_900]), Err(Refusal::TooLarge));
     for tenant in ["", "A", "a.b", "a*", &"a".repeat(65)] {
         assert_eq!(bench.put(tenant, 1, b""), Err(Refusal::Key), "{tenant}");
-        assert_eq!(
-            bench.store.get(&key(tenant, 1)),
-            Err(Refusal::Key),
-            "{tenant}"
-        );
+        assert_eq!(bench.store.get(&key(tenant, 1)), Err(Refusal::Key), "{tenant}");
     }
     for length in [0, 31, 33] {
         let digest = ByteBuf::from(vec![1; length]);
@@ -136,9 +126,7 @@ fn a_tenant_at_its_share_loses_its_own_oldest_only() {
         bench.put("loud", digest, &[0; 2_000]).unwrap();
     }
     // 10,000 bytes hold four answers of 2,320.
-    let kept: Vec<u8> = (0..100)
-        .filter(|d| bench.body("loud", *d).is_some())
-        .collect();
+    let kept: Vec<u8> = (0..100).filter(|d| bench.body("loud", *d).is_some()).collect();
     assert_eq!(kept, [96, 97, 98, 99]);
     assert!(bench.body("quiet", 1).is_some());
     assert_eq!(bench.store.tenants.get("loud").unwrap().bytes(), 4 * 2_320);
@@ -161,10 +149,7 @@ fn purges_forget_one_tenant_or_all_and_new_answers_stay() {
     for tenant in ["a", "b", "c"] {
         assert_eq!((bench.body(tenant, 1), bench.body(tenant, 2)), (None, None));
     }
-    assert_eq!(
-        (bench.metrics.entries.get(), bench.metrics.bytes.get()),
-        (0, 0)
-    );
+    assert_eq!((bench.metrics.entries.get(), bench.metrics.bytes.get()), (0, 0));
 }
 
 #[test]
@@ -172,9 +157,7 @@ fn all_tenants_together_stay_within_the_limit() {
     let bench = Bench::new(limits());
     for tenant in 0..500 {
         for digest in 0..4 {
-            bench
-                .put(&format!("t{tenant}"), digest, &[0; 2_000])
-                .unwrap();
+            bench.put(&format!("t{tenant}"), digest, &[0; 2_000]).unwrap();
         }
     }
     bench.store.sweep();
@@ -192,10 +175,7 @@ fn putting_the_same_again_does_not_grow_the_order() {
     }
     let tenant = bench.store.tenants.get("a").unwrap();
     assert!(tenant.order().len() <= 2 + SLACK_SLOTS + 1);
-    assert_eq!(
-        (tenant.entries(), tenant.bytes()),
-        (1, u64::from(OVERHEAD_BYTES) + 1)
-    );
+    assert_eq!((tenant.entries(), tenant.bytes()), (1, u64::from(OVERHEAD_BYTES) + 1));
 }
 
 #[derive(Clone, Debug)]

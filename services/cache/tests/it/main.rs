@@ -24,11 +24,7 @@ async fn what_was_put_is_found_by_its_tenant_alone() {
         let found = tier.found(&key("a", number)).await;
         assert_eq!(found.body.unwrap().as_slice(), b"of a");
         assert!((1..=60_000).contains(&found.ttl_ms), "{}", found.ttl_ms);
-        assert_eq!(
-            tier.get(&key("b", number)).await.body,
-            None,
-            "shard {shard}"
-        );
+        assert_eq!(tier.get(&key("b", number)).await.body, None, "shard {shard}");
         assert_eq!(tier.get(&key("a", number + 16)).await.body, None);
     }
     tier.expect_metric("portalis_cache_puts_total{result=\"stored\",service=\"cache\"} 16")
@@ -47,20 +43,14 @@ async fn json_is_answered_in_json() {
     };
     let body = wire::encode_as(Format::Json, &put).unwrap();
     let subject = subjects::cache_put(put.key.shard());
-    tier.bus
-        .publish(&subject, json(), body.into())
-        .await
-        .unwrap();
+    tier.bus.publish(&subject, json(), body.into()).await.unwrap();
     tier.found(&put.key).await;
     let get = CacheGet { key: put.key };
     let body = wire::encode_as(Format::Json, &get).unwrap();
     let subject = subjects::cache_get(get.key.shard());
     let asked = tier.bus.request(&subject, json(), body.into(), DEADLINE);
     let answer = asked.await.unwrap();
-    assert_eq!(
-        answer.headers.get(headers::CONTENT_TYPE),
-        Some(Format::JSON)
-    );
+    assert_eq!(answer.headers.get(headers::CONTENT_TYPE), Some(Format::JSON));
     let found: CacheFound = wire::decode_as(Format::Json, &answer.payload).unwrap();
     assert_eq!(found.body.unwrap().as_slice(), b"x");
     tier.stop().await;
@@ -85,8 +75,7 @@ async fn expired_answers_are_freed_though_nobody_asks() {
     tier.put(&key("a", 1), b"short", 1).await;
     let freed = "portalis_cache_removals_total{cause=\"expired\",service=\"cache\"} 1";
     tier.expect_metric(freed).await;
-    tier.expect_metric("portalis_cache_bytes{service=\"cache\"} 0")
-        .await;
+    tier.expect_metric("portalis_cache_bytes{service=\"cache\"} 0").await;
     tier.stop().await;
 }
 
@@ -114,11 +103,7 @@ async fn a_purge_forgets_one_tenant_or_all() {
 #[tokio::test]
 async fn gateways_are_told_what_is_here() {
     let tier = Tier::start(&[]).await;
-    let mut held = tier
-        .bus
-        .subscribe(subjects::CACHE_HELD, None)
-        .await
-        .unwrap();
+    let mut held = tier.bus.subscribe(subjects::CACHE_HELD, None).await.unwrap();
     let keys: Vec<_> = (0..40).map(|number| key("a", number)).collect();
     for key in &keys {
         tier.put(key, b"x", 60_000).await;
@@ -148,14 +133,9 @@ async fn an_instance_serves_its_shards_only() {
     let get = CacheGet { key: key("a", 8) };
     let body = wire::encode(&get).unwrap();
     let subject = subjects::cache_get(8);
-    let asked = tier
-        .bus
-        .request(&subject, Headers::new(), body.into(), DEADLINE);
+    let asked = tier.bus.request(&subject, Headers::new(), body.into(), DEADLINE);
     let error = asked.await.unwrap_err();
-    assert!(
-        matches!(error, bus::BusError::NoResponders { .. }),
-        "{error}"
-    );
+    assert!(matches!(error, bus::BusError::NoResponders { .. }), "{error}");
     tier.stop().await;
 }
 
@@ -207,17 +187,13 @@ async fn malformed_messages_on_every_subject_are_counted_and_survived() {
         }
     }
     for (kind, _) in &all {
-        let line = format!(
-            "portalis_cache_malformed_messages_total{{subject=\"{kind}\",service=\"cache\"}} 12"
-        );
+        let line = format!("portalis_cache_malformed_messages_total{{subject=\"{kind}\",service=\"cache\"}} 12");
         tier.expect_metric(&line).await;
     }
     // A request is answered all the same, so nobody waits for its time-out.
     let body = wire::encode(&wrong_key).unwrap();
     let subject = subjects::cache_get(3);
-    let asked = tier
-        .bus
-        .request(&subject, Headers::new(), body.into(), DEADLINE);
+    let asked = tier.bus.request(&subject, Headers::new(), body.into(), DEADLINE);
     let found: CacheFound = wire::decode(&asked.await.unwrap().payload).unwrap();
     assert_eq!(found.body, None);
     tier.put(&key("a", 3), b"x", 60_000).await;
@@ -258,9 +234,7 @@ async fn it_beats_and_drains_when_told() {
     assert_eq!((first.service.as_str(), first.worker), ("cache", None));
     let subject = subjects::control("cache", &tier.context.instance);
     let body = wire::encode(&Control::Drain).unwrap();
-    let asked = tier
-        .bus
-        .request(&subject, Headers::new(), body.into(), DEADLINE);
+    let asked = tier.bus.request(&subject, Headers::new(), body.into(), DEADLINE);
     let reply: ControlReply = wire::decode(&asked.await.unwrap().payload).unwrap();
     assert_eq!(reply, ControlReply::Accepted);
     while beat().await.state != InstanceState::Draining {}

@@ -40,9 +40,7 @@ pub(crate) fn fingerprints(held: &CacheHeld) -> Vec<u64> {
 impl Tier {
     pub(crate) async fn start(settings: &[(&str, &str)]) -> Self {
         let server = NatsServer::start().await;
-        let mut layers = Layers::new()
-            .assign(&format!("bus.url={}", server.url()))
-            .unwrap();
+        let mut layers = Layers::new().assign(&format!("bus.url={}", server.url())).unwrap();
         for (key, value) in settings {
             layers = layers.assign(&format!("{key}={value}")).unwrap();
         }
@@ -81,9 +79,7 @@ impl Tier {
     pub(crate) async fn try_get(&self, key: &CacheKey) -> Option<CacheFound> {
         let body = wire::encode(&CacheGet { key: key.clone() }).unwrap();
         let subject = subjects::cache_get(key.shard());
-        let asked = self
-            .bus
-            .request(&subject, Headers::new(), body.into(), DEADLINE);
+        let asked = self.bus.request(&subject, Headers::new(), body.into(), DEADLINE);
         Some(wire::decode(&asked.await.ok()?.payload).unwrap())
     }
 
@@ -110,9 +106,7 @@ impl Tier {
     pub(crate) async fn index(&self, limit: u32) -> Vec<u64> {
         let body = wire::encode(&CacheIndex { limit }).unwrap();
         let subject = subjects::CACHE_INDEX;
-        let asked = self
-            .bus
-            .request(subject, Headers::new(), body.into(), DEADLINE);
+        let asked = self.bus.request(subject, Headers::new(), body.into(), DEADLINE);
         fingerprints(&wire::decode(&asked.await.unwrap().payload).unwrap())
     }
 

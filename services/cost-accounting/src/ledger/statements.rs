@@ -41,9 +41,7 @@ pub(crate) const SUM_COLUMNS: [&str; 9] = [
     "saved_nano_usd",
 ];
 
-pub(crate) async fn read_position(
-    connection: &mut SqliteConnection,
-) -> Result<Option<Position>, LedgerError> {
+pub(crate) async fn read_position(connection: &mut SqliteConnection) -> Result<Option<Position>, LedgerError> {
     let row = sqlx::query("SELECT identity, sequence, message_at_ms FROM cursor WHERE stream = ?")
         .bind(STREAM)
         .fetch_optional(connection)
@@ -137,16 +135,11 @@ pub(crate) async fn book_time_spent_twice(
     transaction: &mut Transaction<'_, Sqlite>,
     batch: &Batch,
 ) -> Result<(), LedgerError> {
-    let paid = batch
-        .entries
-        .iter()
-        .filter(|(_, entry)| is_paid_once(entry.event.kind));
+    let paid = batch.entries.iter().filter(|(_, entry)| is_paid_once(entry.event.kind));
     let paid: Vec<_> = paid.collect();
     let mut twice = Vec::new();
     for chunk in paid.chunks(ROWS_PER_STATEMENT[0]) {
-        let mut statement = QueryBuilder::new(
-            "SELECT event_id, attempt, reporter FROM journal WHERE request_id IN (",
-        );
+        let mut statement = QueryBuilder::new("SELECT event_id, attempt, reporter FROM journal WHERE request_id IN (");
         let mut ids = statement.separated(", ");
         for (_, entry) in chunk {
             ids.push_bind(entry.event.request_id.as_str());
@@ -164,10 +157,7 @@ pub(crate) async fn book_time_spent_twice(
         for (sequence, entry) in chunk {
             let event = &entry.event;
             let mine = (i64::from(event.attempt), event.reporter.as_str());
-            if paid_for
-                .get(event.event_id.as_str())
-                .is_some_and(|paid| *paid != mine)
-            {
+            if paid_for.get(event.event_id.as_str()).is_some_and(|paid| *paid != mine) {
                 twice.push((*sequence, entry.spent_twice()));
             }
         }
@@ -199,8 +189,7 @@ pub(crate) async fn sum_kinds(
             saved_nano_usd: row.try_get(5)?,
         })
     });
-    sums.collect::<Result<_, _>>()
-        .map_err(failed("sum the new rows"))
+    sums.collect::<Result<_, _>>().map_err(failed("sum the new rows"))
 }
 
 /// Adds the rows that were really inserted to the sums of their hours.

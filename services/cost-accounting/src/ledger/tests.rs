@@ -23,9 +23,7 @@ impl Fixture {
     async fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
         Self {
-            ledger: Ledger::open(&folder.path().join("new/ledger.db"))
-                .await
-                .unwrap(),
+            ledger: Ledger::open(&folder.path().join("new/ledger.db")).await.unwrap(),
             booker: Booker::new(Prices::parse(DEFAULT_PRICES).unwrap()),
             folder,
             sequence: 0,
@@ -83,13 +81,8 @@ async fn usage(path: &Path, get: &UsageGet) -> UsageReport {
 async fn the_same_fact_counts_once_in_one_batch_and_over_batches() {
     let mut fixture = Fixture::new().await;
     let event = example::event(1);
-    let first = fixture
-        .book(&[event.clone(), event.clone(), example::event(2)])
-        .await;
-    assert_eq!(
-        (first.duplicates, first.kinds.len(), first.kinds[0].events),
-        (1, 1, 2)
-    );
+    let first = fixture.book(&[event.clone(), event.clone(), example::event(2)]).await;
+    assert_eq!((first.duplicates, first.kinds.len(), first.kinds[0].events), (1, 1, 2));
     assert_eq!(first.kinds[0].cost_nano_usd, 400);
     let second = fixture.book(&[event]).await;
     assert_eq!((second.duplicates, second.kinds), (1, Vec::new()));
@@ -123,9 +116,7 @@ async fn a_request_computed_twice_is_paid_once_and_its_second_time_is_waste() {
     };
     fixture.book(&[first.clone(), second.clone()]).await;
     for _ in 0..2 {
-        fixture
-            .book(&[second.clone(), third.clone(), first.clone()])
-            .await;
+        fixture.book(&[second.clone(), third.clone(), first.clone()]).await;
     }
     // The worker's own report of the same waste.
     let event_id = waste_event_id(&second.request_id, 2, "gpu-worker-2");
@@ -139,12 +130,7 @@ async fn a_request_computed_twice_is_paid_once_and_its_second_time_is_waste() {
         .await;
     let usage = fixture.usage().await;
     assert_eq!(
-        (
-            usage.requests,
-            usage.compute_ns,
-            usage.wasted_ns,
-            usage.cost.0
-        ),
+        (usage.requests, usage.compute_ns, usage.wasted_ns, usage.cost.0),
         (1, 1_000, 570, 200)
     );
     assert_eq!(usage.input_tokens, 10);
@@ -156,13 +142,8 @@ async fn position_survives_and_the_journal_cannot_be_changed() {
     let mut fixture = Fixture::new().await;
     assert_eq!(fixture.ledger.position().await.unwrap(), None);
     fixture.book(&[example::event(1)]).await;
-    for statement in [
-        "UPDATE journal SET cost_nano_usd = 0",
-        "DELETE FROM journal",
-    ] {
-        let refused = sqlx::query(statement)
-            .execute(&mut fixture.ledger.connection)
-            .await;
+    for statement in ["UPDATE journal SET cost_nano_usd = 0", "DELETE FROM journal"] {
+        let refused = sqlx::query(statement).execute(&mut fixture.ledger.connection).await;
         assert!(refused.unwrap_err().to_string().contains("append-only"));
     }
     let path = fixture.path();
@@ -185,8 +166,7 @@ async fn a_batch_that_fails_leaves_nothing() {
     let mut fixture = Fixture::new().await;
     fixture.book(&[example::event(1)]).await;
     // The last statement of a batch fails.
-    let broken =
-        "CREATE TRIGGER broken BEFORE UPDATE ON cursor BEGIN SELECT RAISE(ABORT, 'broken'); END";
+    let broken = "CREATE TRIGGER broken BEFORE UPDATE ON cursor BEGIN SELECT RAISE(ABORT, 'broken'); END";
     sqlx::query(broken)
         .execute(&mut fixture.ledger.connection)
         .await
@@ -240,11 +220,7 @@ async fn usage_is_cut_by_key_tenant_and_hour() {
             end_s,
             ..everything()
         };
-        assert_eq!(
-            usage(&fixture.path(), &get).await.requests,
-            expected,
-            "{get:?}"
-        );
+        assert_eq!(usage(&fixture.path(), &get).await.requests, expected, "{get:?}");
     }
     let other = UsageGet {
         tenant: "other".to_owned(),
@@ -290,10 +266,7 @@ async fn verification_finds_a_changed_sum_a_lost_row_and_an_invented_one() {
     };
     fixture.book(&[example::event(1), other]).await;
     let sound = verify(&fixture.path()).await.unwrap();
-    assert_eq!(
-        (sound.is_sound(), sound.journal_rows, sound.rollup_rows),
-        (true, 2, 2)
-    );
+    assert_eq!((sound.is_sound(), sound.journal_rows, sound.rollup_rows), (true, 2, 2));
     for statement in [
         "UPDATE rollup_hour SET cost_nano_usd = 1 WHERE key_id = 'key'",
         "UPDATE rollup_hour SET key_id = 'moved' WHERE key_id = 'other'",
@@ -329,10 +302,7 @@ async fn unknown_kinds_and_missing_prices_are_kept_apart() {
         ..example::event(2)
     };
     let booked = fixture.book(&[newer, unpriced]).await;
-    assert_eq!(
-        booked.kinds.iter().map(|sums| sums.unpriced).sum::<u64>(),
-        1
-    );
+    assert_eq!(booked.kinds.iter().map(|sums| sums.unpriced).sum::<u64>(), 1);
     let usage = fixture.usage().await;
     assert_eq!((usage.requests, usage.unpriced, usage.cost.0), (1, 1, 0));
     let report = verify(&fixture.path()).await.unwrap();
@@ -350,10 +320,7 @@ async fn sums_stop_at_the_end_of_the_range() {
         .unwrap();
     fixture.book(&[example::event(2)]).await;
     let usage = fixture.usage().await;
-    assert_eq!(
-        (usage.requests, usage.compute_ns),
-        (2, i64::MAX.unsigned_abs())
-    );
+    assert_eq!((usage.requests, usage.compute_ns), (2, i64::MAX.unsigned_abs()));
 }
 
 /// An event of a small world, so that ids collide often.
@@ -396,10 +363,7 @@ fn any_event() -> impl Strategy<Value = CostEvent> {
 fn expected(events: &[CostEvent]) -> UsageReport {
     let mut seen = std::collections::HashSet::new();
     let mut report = UsageReport::default();
-    for event in events
-        .iter()
-        .filter(|event| seen.insert(event.event_id.clone()))
-    {
+    for event in events.iter().filter(|event| seen.insert(event.event_id.clone())) {
         let price = i64::try_from(event.input_tokens).unwrap() * 20;
         match event.kind {
             CostKind::Waste => {

@@ -91,19 +91,12 @@ fn messages(random: &mut Random) -> Vec<Vec<CostEvent>> {
             facts.push(event(random.below(number + 1)));
         }
     }
-    facts
-        .chunks(FACTS_PER_MESSAGE)
-        .map(<[CostEvent]>::to_vec)
-        .collect()
+    facts.chunks(FACTS_PER_MESSAGE).map(<[CostEvent]>::to_vec).collect()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn totals_are_exact_however_often_the_program_is_killed() {
-    let seed = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .unwrap()
-        .as_nanos() as u64
-        | 1;
+    let seed = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_nanos() as u64 | 1;
     println!("seed {seed}");
     let mut random = Random(seed);
     let server = NatsServer::start().await;
@@ -114,11 +107,7 @@ async fn totals_are_exact_however_often_the_program_is_killed() {
     let folder = tempfile::tempdir().unwrap();
     let ledger = folder.path().join("ledger.db");
     let messages = messages(&mut random);
-    let unique: HashSet<_> = messages
-        .iter()
-        .flatten()
-        .map(|event| event.event_id.clone())
-        .collect();
+    let unique: HashSet<_> = messages.iter().flatten().map(|event| event.event_id.clone()).collect();
     assert_eq!(unique.len() as u64, FACTS);
     let count = messages.len() as u64;
     let mut published = HashSet::new();
@@ -134,11 +123,9 @@ async fn totals_are_exact_however_often_the_program_is_killed() {
                 .await
                 .unwrap();
         }
-        eventually(
-            "the program books up to a random point",
-            DEADLINE,
-            || async { booked(&ledger).await >= point },
-        )
+        eventually("the program books up to a random point", DEADLINE, || async {
+            booked(&ledger).await >= point
+        })
         .await;
         program.kill();
     }
@@ -166,10 +153,7 @@ async fn totals_are_exact_however_often_the_program_is_killed() {
         usage.cost.0,
         usage.wasted_ns,
     );
-    assert_eq!(
-        sums,
-        (FACTS, FACTS * 10, FACTS * 1_000, 200 * FACTS as i64, 0)
-    );
+    assert_eq!(sums, (FACTS, FACTS * 10, FACTS * 1_000, 200 * FACTS as i64, 0));
     let report = verify(&ledger).await.unwrap();
     assert!(report.is_sound(), "{report:?}");
     assert_eq!((report.journal_rows, report.rejected_rows), (FACTS, 0));

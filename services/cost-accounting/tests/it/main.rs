@@ -29,8 +29,7 @@ async fn facts_are_booked_once_and_answered_over_the_bus() {
         device: String::new(),
         ..event(9)
     };
-    mesh.publish(SUBJECT, batch(&[event(1), event(2), cached]))
-        .await;
+    mesh.publish(SUBJECT, batch(&[event(1), event(2), cached])).await;
     // Outside the broker's duplicate window the same facts come as a new message.
     mesh.publish(SUBJECT, batch(&[event(2), event(3)])).await;
     let json = serde_json::to_vec(&CostBatch {
@@ -72,17 +71,13 @@ async fn broken_messages_and_foreign_tenants_are_set_aside() {
     let mesh = Mesh::start().await;
     mesh.publish(SUBJECT, vec![0xc1, 1, 2]).await;
     mesh.publish(SUBJECT, Vec::new()).await;
-    mesh.publish(SUBJECT, batch(&[tenant("thief", 1), event(2)]))
-        .await;
-    mesh.publish("portalis.v1.cost.thief.m", batch(&[event(3)]))
-        .await;
+    mesh.publish(SUBJECT, batch(&[tenant("thief", 1), event(2)])).await;
+    mesh.publish("portalis.v1.cost.thief.m", batch(&[event(3)])).await;
     mesh.publish(SUBJECT, batch(&[event(4)])).await;
     mesh.usage_when(|usage| usage.computed == 2).await;
     let metrics = mesh.metrics();
     for (reason, count) in [("undecodable", 2), ("tenant", 2)] {
-        let line = format!(
-            "portalis_ledger_rejected_total{{reason=\"{reason}\",service=\"cost-accounting\"}} {count}"
-        );
+        let line = format!("portalis_ledger_rejected_total{{reason=\"{reason}\",service=\"cost-accounting\"}} {count}");
         assert!(metrics.contains(&line), "{line} in\n{metrics}");
     }
     let garbage = mesh
@@ -105,8 +100,7 @@ async fn the_broker_may_be_killed_while_facts_are_read() {
     let mut mesh = Mesh::start().await;
     for round in 0..4 {
         for number in round * 10..round * 10 + 10 {
-            mesh.publish(SUBJECT, batch(&[event(number), event(number / 2)]))
-                .await;
+            mesh.publish(SUBJECT, batch(&[event(number), event(number / 2)])).await;
         }
         mesh.server.restart().await;
         mesh.reconnected().await;
@@ -159,10 +153,7 @@ async fn an_instance_beats_and_says_when_it_drains() {
         .unwrap();
     let mut states = Vec::new();
     let mut next = async || {
-        let beat = tokio::time::timeout(DEADLINE, beats.next())
-            .await
-            .unwrap()
-            .unwrap();
+        let beat = tokio::time::timeout(DEADLINE, beats.next()).await.unwrap().unwrap();
         wire::decode::<schemas::fleet::Beat>(&beat.payload).unwrap()
     };
     states.push(next().await.state);

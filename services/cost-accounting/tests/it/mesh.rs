@@ -6,9 +6,7 @@ use std::time::Duration;
 use bus::{Bus, BusConfig, Headers};
 use cost_accounting::{CostAccounting, VerifyReport, verify};
 use process::{Context, Layers, Service};
-use schemas::cost::{
-    CostBatch, CostEvent, CostKind, DeviceTerms, UsageGet, UsageReport, computed_event_id,
-};
+use schemas::cost::{CostBatch, CostEvent, CostKind, DeviceTerms, UsageGet, UsageReport, computed_event_id};
 use schemas::{streams, subjects, wire};
 use tempfile::TempDir;
 use testkit::{NatsServer, eventually};
@@ -61,12 +59,7 @@ pub(crate) async fn ask(bus: &Bus, key_id: Option<&str>) -> Option<UsageReport> 
     };
     let payload = wire::encode(&get).unwrap();
     let reply = bus
-        .request(
-            subjects::USAGE_GET,
-            Headers::new(),
-            payload.into(),
-            DEADLINE,
-        )
+        .request(subjects::USAGE_GET, Headers::new(), payload.into(), DEADLINE)
         .await
         .ok()?;
     Some(wire::decode(&reply.payload).unwrap())
@@ -105,10 +98,7 @@ impl Mesh {
             .unwrap();
         let config = layers.load::<CostAccounting>().unwrap().service;
         self.context = Context::new(CostAccounting::NAME);
-        self.service = Some(tokio::spawn(CostAccounting::serve(
-            config,
-            self.context.clone(),
-        )));
+        self.service = Some(tokio::spawn(CostAccounting::serve(config, self.context.clone())));
         self.context.health.wait_ready(DEADLINE).await.unwrap();
         self
     }
@@ -146,9 +136,7 @@ impl Mesh {
     }
 
     pub(crate) async fn reconnected(&self) {
-        let up = || async {
-            self.bus.round_trip(DEADLINE).await.is_ok() && self.stream_is_there().await
-        };
+        let up = || async { self.bus.round_trip(DEADLINE).await.is_ok() && self.stream_is_there().await };
         eventually("the broker is back", DEADLINE, up).await;
     }
 
@@ -160,12 +148,7 @@ impl Mesh {
         let body = format!("{{\"seq\":{sequence}}}");
         let purged = self
             .bus
-            .request(
-                "$JS.API.STREAM.PURGE.COST",
-                Headers::new(),
-                body.into(),
-                DEADLINE,
-            )
+            .request("$JS.API.STREAM.PURGE.COST", Headers::new(), body.into(), DEADLINE)
             .await;
         let answer = String::from_utf8(purged.unwrap().payload.to_vec()).unwrap();
         assert!(answer.contains("\"success\":true"), "{answer}");
@@ -179,11 +162,7 @@ impl Mesh {
     pub(crate) async fn stop_service(mut self) -> Self {
         self.context.shutdown.start();
         let service = self.service.take().unwrap();
-        tokio::time::timeout(DEADLINE, service)
-            .await
-            .unwrap()
-            .unwrap()
-            .unwrap();
+        tokio::time::timeout(DEADLINE, service).await.unwrap().unwrap().unwrap();
         assert!(!self.context.tasks.failed());
         self.context.tasks.close_and_wait(DEADLINE).await.unwrap();
         self

@@ -13,12 +13,7 @@ use serde::de::DeserializeOwned;
 ///
 /// # Errors
 /// `unsupported_media_type`, `body_too_large` or `deadline_exceeded`.
-pub async fn read(
-    headers: &HeaderMap,
-    body: Body,
-    limit_bytes: usize,
-    limit: Duration,
-) -> Result<Bytes, Failure> {
+pub async fn read(headers: &HeaderMap, body: Body, limit_bytes: usize, limit: Duration) -> Result<Bytes, Failure> {
     check_media_type(headers)?;
     let announced = headers
         .get(header::CONTENT_LENGTH)
@@ -28,11 +23,7 @@ pub async fn read(
     }
     match tokio::time::timeout(limit, Limited::new(body, limit_bytes).collect()).await {
         Ok(Ok(collected)) => Ok(collected.to_bytes()),
-        Ok(Err(error))
-            if error
-                .downcast_ref::<http_body_util::LengthLimitError>()
-                .is_some() =>
-        {
+        Ok(Err(error)) if error.downcast_ref::<http_body_util::LengthLimitError>().is_some() => {
             Err(too_large(limit_bytes))
         }
         Ok(Err(_)) => Err(Failure::new(
@@ -49,9 +40,7 @@ pub async fn read(
 fn too_large(limit_bytes: usize) -> Failure {
     Failure::new(
         ErrorCode::BodyTooLarge,
-        format!(
-            "the body is over the limit of {limit_bytes} bytes; send fewer or shorter inputs in one request"
-        ),
+        format!("the body is over the limit of {limit_bytes} bytes; send fewer or shorter inputs in one request"),
     )
 }
 
@@ -85,38 +74,26 @@ pub fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, Failure> {
 
 fn parse_tracking_path<T: DeserializeOwned>(body: &[u8]) -> Result<T, Failure> {
     let mut deserializer = serde_json::Deserializer::from_slice(body);
-    let value =
-        serde_path_to_error::deserialize(&mut deserializer).map_err(|error| explain(&error))?;
-    deserializer.end().map_err(|error| {
-        Failure::new(
-            ErrorCode::InvalidJson,
-            format!("body is not valid JSON: {error}"),
-        )
-    })?;
+    let value = serde_path_to_error::deserialize(&mut deserializer).map_err(|error| explain(&error))?;
+    deserializer
+        .end()
+        .map_err(|error| Failure::new(ErrorCode::InvalidJson, format!("body is not valid JSON: {error}")))?;
     Ok(value)
 }
 
 fn explain(error: &serde_path_to_error::Error<serde_json::Error>) -> Failure {
     let inner = error.inner();
     if !inner.is_data() {
-        return Failure::new(
-            ErrorCode::InvalidJson,
-            format!("body is not valid JSON: {inner}"),
-        );
+        return Failure::new(ErrorCode::InvalidJson, format!("body is not valid JSON: {inner}"));
     }
     let text = without_position(&inner.to_string());
     let path = error.path().to_string();
     if let Some(field) = quoted_after(&text, "unknown field ") {
-        let message =
-            format!("Extra inputs are not permitted: unknown field '{field}' (extra_forbidden)");
+        let message = format!("Extra inputs are not permitted: unknown field '{field}' (extra_forbidden)");
         return Failure::new(ErrorCode::ExtraForbidden, message).param(field);
     }
     if let Some(field) = quoted_after(&text, "missing field ") {
-        return Failure::new(
-            ErrorCode::InvalidField,
-            format!("field '{field}' is required"),
-        )
-        .param(field);
+        return Failure::new(ErrorCode::InvalidField, format!("field '{field}' is required")).param(field);
     }
     if path == "." {
         return Failure::new(
@@ -134,10 +111,7 @@ fn without_position(text: &str) -> String {
 }
 
 fn quoted_after<'a>(text: &'a str, prefix: &str) -> Option<&'a str> {
-    text.strip_prefix(prefix)?
-        .strip_prefix('`')?
-        .split('`')
-        .next()
+    text.strip_prefix(prefix)?.strip_prefix('`')?.split('`').next()
 }
 
 #[cfg(test)]
@@ -181,15 +155,8 @@ mod tests {
         ];
         for (body, code, param) in cases {
             let (actual, actual_param, message) = failure(body);
-            assert_eq!(
-                (actual, actual_param.as_deref()),
-                (code, param),
-                "{body}: {message}"
-            );
-            assert!(
-                !message.contains(" at line ") || code == InvalidJson,
-                "{message}"
-            );
+            assert_eq!((actual, actual_param.as_deref()), (code, param), "{body}: {message}");
+            assert!(!message.contains(" at line ") || code == InvalidJson, "{message}");
         }
         let (_, param, message) = failure(r#"{"model":"m","input":["a",7]}"#);
         assert_eq!(param.as_deref(), Some("input"));
@@ -198,16 +165,11 @@ mod tests {
 
     #[tokio::test]
     async fn size_and_media_type_are_bounded() {
-        let json = HeaderMap::from_iter([(
-            header::CONTENT_TYPE,
-            "application/json; charset=utf-8".parse().unwrap(),
-        )]);
+        let json = HeaderMap::from_iter([(header::CONTENT_TYPE, "application/json; charset=utf-8".parse().unwrap())]);
         let limit = Duration::from_secs(5);
         let body = read(&json, Body::from("12345"), 5, limit).await.unwrap();
         assert_eq!(&body[..], b"12345");
-        let over = read(&json, Body::from("123456"), 5, limit)
-            .await
-            .unwrap_err();
+        let over = read(&json, Body::from("123456"), 5, limit).await.unwrap_err();
         assert_eq!(over.code, ErrorCode::BodyTooLarge);
         assert!(over.message.contains("5 bytes"));
         let text = HeaderMap::from_iter([(header::CONTENT_TYPE, "text/plain".parse().unwrap())]);

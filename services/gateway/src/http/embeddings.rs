@@ -72,51 +72,28 @@ async fn embed(
         failure
     })?;
     let config = &gateway.config.http;
-    let bytes = body::read(
-        &parts.headers,
-        body,
-        config.body_limit_bytes,
-        gateway.read_timeout,
-    )
-    .await?;
+    let bytes = body::read(&parts.headers, body, config.body_limit_bytes, gateway.read_timeout).await?;
     let request: EmbeddingsRequest = body::parse(&bytes)?;
     let (card, side) = find_model(gateway, &request.model, &caller.grant)?;
     let plan = plan::embeddings(request, side, &card, &caller.grant.tenant)?;
     let (answer, source) = gateway.answer(&plan, call, &card, &caller.grant).await?;
-    gateway
-        .metrics
-        .cache
-        .with_label_values(&[source.label()])
-        .inc();
+    gateway.metrics.cache.with_label_values(&[source.label()]).inc();
     if source.is_free() {
-        gateway.cached_usage.note(
-            &caller.grant.tenant,
-            &caller.grant.kid,
-            &card.name,
-            answer.input_tokens,
-        );
+        gateway
+            .cached_usage
+            .note(&caller.grant.tenant, &caller.grant.kid, &card.name, answer.input_tokens);
     }
     let headers = [
-        (
-            header::CONTENT_TYPE,
-            HeaderValue::from_static("application/json"),
-        ),
+        (header::CONTENT_TYPE, HeaderValue::from_static("application/json")),
         (CACHE, HeaderValue::from_static(source.header())),
     ];
     Ok((headers, answer.body(plan.format)).into_response())
 }
 
 /// The model a client means, if its key may use it.
-fn find_model(
-    gateway: &Gateway,
-    name: &str,
-    grant: &Grant,
-) -> Result<(Arc<ModelCard>, Option<InputType>), Failure> {
+fn find_model(gateway: &Gateway, name: &str, grant: &Grant) -> Result<(Arc<ModelCard>, Option<InputType>), Failure> {
     if !grant.scopes.contains(&Scope::Inference) {
-        return Err(Failure::new(
-            ErrorCode::Forbidden,
-            "this key may not use models",
-        ));
+        return Err(Failure::new(ErrorCode::Forbidden, "this key may not use models"));
     }
     let now_us = gateway.clock.monotonic_us();
     for (candidate, side) in plan::model_candidates(name) {

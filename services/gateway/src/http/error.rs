@@ -24,30 +24,23 @@ impl From<Failure> for HttpError {
 #[must_use]
 pub fn status(code: ErrorCode) -> StatusCode {
     match code {
-        ErrorCode::InvalidJson
-        | ErrorCode::InvalidField
-        | ErrorCode::InputTooLong
-        | ErrorCode::UnsupportedWork => StatusCode::BAD_REQUEST,
+        ErrorCode::InvalidJson | ErrorCode::InvalidField | ErrorCode::InputTooLong | ErrorCode::UnsupportedWork => {
+            StatusCode::BAD_REQUEST
+        }
         // NIM's validator answers unknown fields with 422, "extra_forbidden".
         ErrorCode::ExtraForbidden => StatusCode::UNPROCESSABLE_ENTITY,
         ErrorCode::UnsupportedMediaType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
         ErrorCode::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
-        ErrorCode::MissingKey | ErrorCode::InvalidKey | ErrorCode::Unauthorized => {
-            StatusCode::UNAUTHORIZED
-        }
+        ErrorCode::MissingKey | ErrorCode::InvalidKey | ErrorCode::Unauthorized => StatusCode::UNAUTHORIZED,
         ErrorCode::Forbidden => StatusCode::FORBIDDEN,
         ErrorCode::ModelNotFound | ErrorCode::NotFound => StatusCode::NOT_FOUND,
         ErrorCode::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
         ErrorCode::RateLimited | ErrorCode::TenantQueueFull => StatusCode::TOO_MANY_REQUESTS,
-        ErrorCode::QueueFull | ErrorCode::NoWorker | ErrorCode::Unavailable => {
-            StatusCode::SERVICE_UNAVAILABLE
-        }
+        ErrorCode::QueueFull | ErrorCode::NoWorker | ErrorCode::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
         ErrorCode::DeadlineExceeded => StatusCode::GATEWAY_TIMEOUT,
         // Nobody reads it: the client has left. 408 is what a proxy in between would log.
         ErrorCode::Cancelled => StatusCode::REQUEST_TIMEOUT,
-        ErrorCode::Poisoned | ErrorCode::Internal | ErrorCode::Unknown => {
-            StatusCode::INTERNAL_SERVER_ERROR
-        }
+        ErrorCode::Poisoned | ErrorCode::Internal | ErrorCode::Unknown => StatusCode::INTERNAL_SERVER_ERROR,
     }
 }
 
@@ -70,15 +63,9 @@ impl IntoResponse for HttpError {
         };
         let mut response = (status, Json(body)).into_response();
         if names_wait(status) {
-            let wait_ms = failure
-                .retry_after_ms
-                .unwrap_or(DEFAULT_RETRY_AFTER_MS)
-                .max(1);
+            let wait_ms = failure.retry_after_ms.unwrap_or(DEFAULT_RETRY_AFTER_MS).max(1);
             let headers = response.headers_mut();
-            headers.insert(
-                header::RETRY_AFTER,
-                HeaderValue::from(wait_ms.div_ceil(1_000)),
-            );
+            headers.insert(header::RETRY_AFTER, HeaderValue::from(wait_ms.div_ceil(1_000)));
             headers.insert("retry-after-ms", HeaderValue::from(wait_ms));
         }
         if status == StatusCode::UNAUTHORIZED {
@@ -100,11 +87,7 @@ mod tests {
     fn every_code_is_an_error_and_retryable_ones_are_never_plain_client_faults() {
         for row in ERRORS {
             let status = status(row.code);
-            assert!(
-                status.is_client_error() || status.is_server_error(),
-                "{:?}",
-                row.code
-            );
+            assert!(status.is_client_error() || status.is_server_error(), "{:?}", row.code);
             assert_ne!(status, StatusCode::NOT_IMPLEMENTED, "SDKs retry 501");
             if names_wait(status) {
                 assert!(row.retryable, "{:?}", row.code);
@@ -119,10 +102,7 @@ mod tests {
                 assert_eq!(status(*code).as_u16(), *documented, "{code:?}");
             }
         }
-        let documented: usize = schemas::documents::RESPONSES
-            .iter()
-            .map(|(_, codes)| codes.len())
-            .sum();
+        let documented: usize = schemas::documents::RESPONSES.iter().map(|(_, codes)| codes.len()).sum();
         assert_eq!(documented, ERRORS.len(), "every code is documented once");
     }
 

@@ -58,15 +58,8 @@ pub(super) fn close(gateway: &Gateway, route: &'static str, call: &Call, respons
         4 => "4xx",
         _ => "5xx",
     };
-    let took_us = gateway
-        .clock
-        .monotonic_us()
-        .saturating_sub(call.received_at_us);
-    gateway
-        .metrics
-        .requests
-        .with_label_values(&[route, class])
-        .inc();
+    let took_us = gateway.clock.monotonic_us().saturating_sub(call.received_at_us);
+    gateway.metrics.requests.with_label_values(&[route, class]).inc();
     gateway
         .metrics
         .request_seconds

@@ -38,10 +38,7 @@ pub fn router(gateway: Arc<Gateway>) -> Router {
         .layer(axum::middleware::map_response(finish::stamp_new));
     // Work stamps itself: its id is known in the logs of every hop.
     Router::new()
-        .route(
-            "/v1/embeddings",
-            post(embeddings::create).fallback(method_not_allowed),
-        )
+        .route("/v1/embeddings", post(embeddings::create).fallback(method_not_allowed))
         .merge(service)
         .with_state(gateway)
 }

@@ -43,13 +43,7 @@ pub(super) async fn show(
         .find(|card| card.name == name && caller.grant.allows_model(&card.name));
     found.map(|card| Json(object(card))).ok_or_else(|| {
         let shown: String = name.chars().take(128).collect();
-        HttpError(
-            Failure::new(
-                ErrorCode::ModelNotFound,
-                format!("model '{shown}' does not exist"),
-            )
-            .param("model"),
-        )
+        HttpError(Failure::new(ErrorCode::ModelNotFound, format!("model '{shown}' does not exist")).param("model"))
     })
 }
 

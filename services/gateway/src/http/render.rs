@@ -12,12 +12,7 @@ const FLOAT_BYTES: usize = 16;
 
 /// The body of an embeddings response.
 #[must_use]
-pub fn embeddings(
-    model: &str,
-    vectors: &[Vector],
-    input_tokens: u64,
-    format: EncodingFormat,
-) -> Bytes {
+pub fn embeddings(model: &str, vectors: &[Vector], input_tokens: u64, format: EncodingFormat) -> Bytes {
     let values: usize = vectors.iter().map(|vector| vector.0.len()).sum();
     let mut out = Vec::with_capacity(values * FLOAT_BYTES + vectors.len() * 64 + 160);
     out.extend_from_slice(br#"{"object":"list","data":["#);
@@ -90,19 +85,10 @@ mod tests {
         let name = "quote\"and\\slash";
         let float = embeddings(name, &vectors, 7, EncodingFormat::Float);
         let parsed: EmbeddingsResponse = serde_json::from_slice(&float).unwrap();
-        assert_eq!(
-            (parsed.object.as_str(), parsed.model.as_str()),
-            ("list", name)
-        );
-        assert_eq!(
-            (parsed.usage.prompt_tokens, parsed.usage.total_tokens),
-            (7, 7)
-        );
+        assert_eq!((parsed.object.as_str(), parsed.model.as_str()), ("list", name));
+        assert_eq!((parsed.usage.prompt_tokens, parsed.usage.total_tokens), (7, 7));
         for (index, (object, vector)) in parsed.data.iter().zip(&vectors).enumerate() {
-            assert_eq!(
-                (object.object.as_str(), object.index as usize),
-                ("embedding", index)
-            );
+            assert_eq!((object.object.as_str(), object.index as usize), ("embedding", index));
             assert_eq!(object.embedding, EncodedVector::Float(vector.0.clone()));
         }
         let base64 = embeddings(name, &vectors, 7, EncodingFormat::Base64);

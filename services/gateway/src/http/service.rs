@@ -31,9 +31,7 @@ pub(super) async fn live() -> Json<HealthBody> {
 }
 
 /// Ready when connected and at least one model has a worker.
-pub(super) async fn ready(
-    State(gateway): State<Arc<Gateway>>,
-) -> Result<Json<HealthBody>, HttpError> {
+pub(super) async fn ready(State(gateway): State<Arc<Gateway>>) -> Result<Json<HealthBody>, HttpError> {
     if !gateway.health.is_ready() {
         return Err(HttpError(crate::dispatch::unavailable(
             "the gateway is starting, draining or cut off from the bus",
@@ -42,8 +40,7 @@ pub(super) async fn ready(
     if gateway.catalog.any_served(gateway.clock.monotonic_us()) {
         Ok(health("Service is ready.", Some(true)))
     } else {
-        let failure =
-            Failure::new(ErrorCode::NoWorker, "no model has a worker yet").retry_after_ms(1_000);
+        let failure = Failure::new(ErrorCode::NoWorker, "no model has a worker yet").retry_after_ms(1_000);
         Err(HttpError(failure))
     }
 }
@@ -95,11 +92,7 @@ pub(super) async fn metrics(State(gateway): State<Arc<Gateway>>) -> Response {
         }
         Err(error) => {
             tracing::error!(%error, "metrics cannot be written");
-            HttpError(Failure::new(
-                ErrorCode::Internal,
-                "metrics cannot be written",
-            ))
-            .into_response()
+            HttpError(Failure::new(ErrorCode::Internal, "metrics cannot be written")).into_response()
         }
     }
 }
@@ -107,10 +100,7 @@ pub(super) async fn metrics(State(gateway): State<Arc<Gateway>>) -> Response {
 /// The OpenAPI document, generated from the types.
 pub(super) async fn openapi() -> Response {
     (
-        [(
-            header::CONTENT_TYPE,
-            HeaderValue::from_static("application/json"),
-        )],
+        [(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))],
         OPENAPI_JSON,
     )
         .into_response()

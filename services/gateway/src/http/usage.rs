@@ -40,12 +40,7 @@ pub(super) async fn show(
     let timeout = gateway.bus.request_timeout();
     let reply = gateway
         .bus
-        .request(
-            subjects::USAGE_GET,
-            message_headers,
-            payload.into(),
-            timeout,
-        )
+        .request(subjects::USAGE_GET, message_headers, payload.into(), timeout)
         .await;
     let reply = reply.map_err(|error| {
         tracing::warn!(%error, "usage not answered");
@@ -72,27 +67,19 @@ fn range(query: &str) -> Result<(Option<u64>, Option<u64>), Failure> {
             "end_time" => &mut end_s,
             _ => {
                 let shown: String = name.chars().take(64).collect();
-                let message =
-                    format!("unknown query parameter '{shown}'; start_time and end_time are known");
+                let message = format!("unknown query parameter '{shown}'; start_time and end_time are known");
                 return Err(Failure::new(ErrorCode::InvalidField, message).param(shown));
             }
         };
-        let seconds: u64 = value.parse().map_err(|_| {
-            Failure::new(
-                ErrorCode::InvalidField,
-                format!("'{name}' must be Unix seconds"),
-            )
-            .param(name)
-        })?;
+        let seconds: u64 = value
+            .parse()
+            .map_err(|_| Failure::new(ErrorCode::InvalidField, format!("'{name}' must be Unix seconds")).param(name))?;
         *slot = Some(seconds);
     }
     if let (Some(start_s), Some(end_s)) = (start_s, end_s)
         && start_s > end_s
     {
-        return Err(
-            Failure::new(ErrorCode::InvalidField, "'start_time' is after 'end_time'")
-                .param("start_time"),
-        );
+        return Err(Failure::new(ErrorCode::InvalidField, "'start_time' is after 'end_time'").param("start_time"));
     }
     Ok((start_s, end_s))
 }
@@ -116,8 +103,7 @@ fn rfc3339(unix_ms: u64) -> String {
     let (days, ms) = (unix_ms / 86_400_000, unix_ms % 86_400_000);
     let shifted = days + 719_468;
     let (era, day_of_era) = (shifted / 146_097, shifted % 146_097);
-    let year_of_era =
-        (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let year_of_era = (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
     let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
     let shifted_month = (5 * day_of_year + 2) / 153;
     let day = day_of_year - (153 * shifted_month + 2) / 5 + 1;
@@ -144,10 +130,7 @@ mod tests {
         assert_eq!(rfc3339(951_827_696_789), "2000-02-29T12:34:56.789Z");
         assert_eq!(rfc3339(1_795_305_599_999), "2026-11-21T23:59:59.999Z");
         assert_eq!(range("").unwrap(), (None, None));
-        assert_eq!(
-            range("start_time=1&end_time=2").unwrap(),
-            (Some(1), Some(2))
-        );
+        assert_eq!(range("start_time=1&end_time=2").unwrap(), (Some(1), Some(2)));
         for (query, param) in [
             ("start_time=x", "start_time"),
             ("from=1", "from"),

@@ -12,8 +12,7 @@ pub(super) async fn purge(tenant: Option<&str>, mesh: &Mesh, bus: &Bus) -> anyho
     let body = wire::encode(&CachePurge {
         tenant: tenant.map(str::to_owned),
     })?;
-    bus.publish(subjects::CACHE_PURGE, Headers::new(), body.into())
-        .await?;
+    bus.publish(subjects::CACHE_PURGE, Headers::new(), body.into()).await?;
     // The broker has it once it answers.
     bus.round_trip(bus.request_timeout()).await?;
     if mesh.json {

@@ -37,18 +37,12 @@ async fn get(bus: &Bus, sequence: u64) -> anyhow::Result<DeadLetter> {
 }
 
 fn letter(message: &StoredMessage) -> anyhow::Result<DeadLetter> {
-    wire::decode(&message.payload)
-        .with_context(|| format!("dead letter {} cannot be read", message.sequence))
+    wire::decode(&message.payload).with_context(|| format!("dead letter {} cannot be read", message.sequence))
 }
 
 async fn list(limit: usize, mesh: &Mesh, bus: &Bus) -> anyhow::Result<()> {
     let mut letters = Vec::new();
-    for message in read_all(bus, &streams::dead().name)
-        .await?
-        .iter()
-        .rev()
-        .take(limit)
-    {
+    for message in read_all(bus, &streams::dead().name).await?.iter().rev().take(limit) {
         letters.push((message.sequence, letter(message)?));
     }
     if mesh.json {

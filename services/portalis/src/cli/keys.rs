@@ -24,9 +24,7 @@ pub(super) async fn run(command: &KeysCommand, mesh: &Mesh, bus: &Bus) -> anyhow
                 return show::json(&keys);
             }
             let rows: Vec<_> = keys.iter().map(row).collect();
-            let heading = [
-                "ID", "TENANT", "NAME", "STATE", "MODELS", "LIMIT", "CREATED", "EXPIRES",
-            ];
+            let heading = ["ID", "TENANT", "NAME", "STATE", "MODELS", "LIMIT", "CREATED", "EXPIRES"];
             show::table(
                 &heading,
                 &rows,
@@ -65,9 +63,7 @@ async fn create(args: &CreateKeyArgs, mesh: &Mesh, bus: &Bus) -> anyhow::Result<
     let expires_at_ms = match args.expires_in {
         None => None,
         Some(span) => {
-            let at = SystemTime::now()
-                .duration_since(UNIX_EPOCH)?
-                .checked_add(span);
+            let at = SystemTime::now().duration_since(UNIX_EPOCH)?.checked_add(span);
             let at_ms = at.and_then(|at| u64::try_from(at.as_millis()).ok());
             Some(at_ms.context("--expires-in is too long")?)
         }
@@ -82,9 +78,7 @@ async fn create(args: &CreateKeyArgs, mesh: &Mesh, bus: &Bus) -> anyhow::Result<
         expires_at_ms,
     };
     match mesh::keys(bus, "create", &question).await? {
-        KeysReply::Created { key, info } if mesh.json => {
-            show::json(&json!({"key": key, "info": info}))
-        }
+        KeysReply::Created { key, info } if mesh.json => show::json(&json!({"key": key, "info": info})),
         KeysReply::Created { key, info } => {
             show::line(&key)?;
             // Not on standard output, so that $(portalis keys create …) holds the key alone.
@@ -113,19 +107,9 @@ fn limit(per_minute: u32, burst: Option<u32>) -> RequestLimit {
 }
 
 async fn change(bus: &Bus, verb: &str, kid: &str, mesh: &Mesh) -> anyhow::Result<()> {
-    match mesh::keys(
-        bus,
-        verb,
-        &NameKey {
-            kid: kid.to_owned(),
-        },
-    )
-    .await?
-    {
+    match mesh::keys(bus, verb, &NameKey { kid: kid.to_owned() }).await? {
         KeysReply::Changed(info) if mesh.json => show::json(&info),
-        KeysReply::Changed(info) => {
-            show::line(&format!("key {} is {}", info.kid, state(info.state)))
-        }
+        KeysReply::Changed(info) => show::line(&format!("key {} is {}", info.kid, state(info.state))),
         other => Err(mesh::unexpected(other)),
     }
 }
@@ -143,8 +127,7 @@ fn row(key: &KeyInfo) -> Vec<String> {
         key.models.join(","),
         limit,
         show::ago(key.created_at_ms),
-        key.expires_at_ms
-            .map_or_else(|| "never".to_owned(), show::ago),
+        key.expires_at_ms.map_or_else(|| "never".to_owned(), show::ago),
     ]
 }
 

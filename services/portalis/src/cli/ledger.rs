@@ -42,16 +42,10 @@ fn print(report: &VerifyReport, as_json: bool) -> anyhow::Result<()> {
     }
     if !report.is_sound() {
         let rows: Vec<_> = report.listed.iter().map(row).collect();
-        let heading = [
-            "TENANT", "KEY", "HOUR", "MODEL", "SUM", "JOURNAL", "ROLL-UP",
-        ];
+        let heading = ["TENANT", "KEY", "HOUR", "MODEL", "SUM", "JOURNAL", "ROLL-UP"];
         show::table(&heading, &rows, "")?;
     }
-    let sound = if report.is_sound() {
-        "sound"
-    } else {
-        "NOT SOUND"
-    };
+    let sound = if report.is_sound() { "sound" } else { "NOT SOUND" };
     show::line(&format!(
         "the ledger is {sound}: {} facts, {} sums, {} rejected",
         report.journal_rows, report.rollup_rows, report.rejected_rows
@@ -59,8 +53,7 @@ fn print(report: &VerifyReport, as_json: bool) -> anyhow::Result<()> {
 }
 
 fn row(difference: &Difference) -> Vec<String> {
-    let number =
-        |number: Option<i64>| number.map_or_else(|| "-".to_owned(), |number| number.to_string());
+    let number = |number: Option<i64>| number.map_or_else(|| "-".to_owned(), |number| number.to_string());
     vec![
         difference.key.tenant.clone(),
         difference.key.key_id.clone(),

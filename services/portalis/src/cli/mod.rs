@@ -49,12 +49,8 @@ async fn ask(command: &Command, mesh: &Mesh, bus: &Bus) -> anyhow::Result<()> {
         Command::Usage(args) => usage::run(args, mesh, bus).await,
         Command::Dead(command) => dead::run(command, mesh, bus).await,
         Command::Status => status::run(mesh, bus).await,
-        Command::Scale(ScaleCommand::Explain { model, limit }) => {
-            scale::explain(model, *limit, mesh, bus).await
-        }
-        Command::Cache(CacheCommand::Purge { tenant }) => {
-            cache::purge(tenant.as_deref(), mesh, bus).await
-        }
+        Command::Scale(ScaleCommand::Explain { model, limit }) => scale::explain(model, *limit, mesh, bus).await,
+        Command::Cache(CacheCommand::Purge { tenant }) => cache::purge(tenant.as_deref(), mesh, bus).await,
         // Handled by the callers: one needs no mesh, one is the mesh.
         Command::Ledger(_) | Command::Up(_) => Ok(()),
     }

@@ -33,18 +33,9 @@ pub(super) fn format(letter: &DeadLetter) -> Result<Format, WireError> {
     Format::from_content_type(header.map(|(_, value)| value.as_str()))
 }
 
-pub(super) async fn run(
-    args: &ReplayArgs,
-    letter: &DeadLetter,
-    mesh: &Mesh,
-    bus: &Bus,
-) -> anyhow::Result<()> {
-    let (_, _, tenant) = subjects::parse_work(&letter.subject).with_context(|| {
-        format!(
-            "{} is no subject of work, so it cannot be replayed",
-            letter.subject
-        )
-    })?;
+pub(super) async fn run(args: &ReplayArgs, letter: &DeadLetter, mesh: &Mesh, bus: &Bus) -> anyhow::Result<()> {
+    let (_, _, tenant) = subjects::parse_work(&letter.subject)
+        .with_context(|| format!("{} is no subject of work, so it cannot be replayed", letter.subject))?;
     let identity = identity(args, tenant, mesh, bus).await?;
     let format = format(letter)?;
     let mut work: Work = wire::decode_as(format, &letter.payload)
@@ -55,7 +46,7 @@ pub(super) async fn run(
     work.submitted_at_ms = now_ms;
     let deadline_ms = now_ms.saturating_add(u64::try_from(args.wait.as_millis())?);
 
-    let inbox = format!("_INBOX.portalis-replay.{}", work.request_id);
+    let inbox = subjects::replay_inbox(&work.request_id.to_string());
     let answers = bus.subscribe(&inbox, None).await?;
     let headers = Headers::new()
         .with(headers::MESSAGE_ID, format!("{}:1", work.request_id))
@@ -70,32 +61,15 @@ pub(super) async fn run(
         .context("the work could not be queued again")?;
     let outcome = answer(answers, format, args.wait).await?;
     match outcome {
-        Ok(()) if mesh.json => {
-            show::json(&json!({"request_id": work.request_id, "answered": true}))
-        }
-        Ok(()) => show::line(&format!(
-            "replayed as request {}: answered",
-            work.request_id
-        )),
-        Err(failure) => bail!(
-            "replayed as request {}: {}",
-            work.request_id,
-            failure.message
-        ),
+        Ok(()) if mesh.json => show::json(&json!({"request_id": work.request_id, "answered": true})),
+        Ok(()) => show::line(&format!("replayed as request {}: answered", work.request_id)),
+        Err(failure) => bail!("replayed as request {}: {}", work.request_id, failure.message),
     }
 }
 
 /// A fresh identity for the tenant whose work it is.
-async fn identity(
-    args: &ReplayArgs,
-    tenant: &str,
-    mesh: &Mesh,
-    bus: &Bus,
-) -> anyhow::Result<String> {
-    let file: PathBuf = args
-        .key_file
-        .clone()
-        .unwrap_or_else(|| mesh.data_dir.join("demo-key"));
+async fn identity(args: &ReplayArgs, tenant: &str, mesh: &Mesh, bus: &Bus) -> anyhow::Result<String> {
+    let file: PathBuf = args.key_file.clone().unwrap_or_else(|| mesh.data_dir.join("demo-key"));
     let key = std::fs::read_to_string(&file).with_context(|| {
         format!(
             "no key in {}: name a file with an API key of tenant {tenant} with --key-file",
@@ -104,9 +78,7 @@ async fn identity(
     })?;
     match mesh::resolve(bus, key.trim(), TIMEOUT).await? {
         None => bail!("{} holds no API key", file.display()),
-        Some(Resolved::Denied(failure)) => {
-            Err(anyhow!(failure.message).context("the key does not work"))
-        }
+        Some(Resolved::Denied(failure)) => Err(anyhow!(failure.message).context("the key does not work")),
         Some(Resolved::Granted(grant)) => {
             ensure!(
                 grant.tenant == tenant,
@@ -119,19 +91,14 @@ async fn identity(
 }
 
 /// Waits for the last frame of the answer.
-async fn answer(
-    mut answers: Subscription,
-    format: Format,
-    wait: Duration,
-) -> anyhow::Result<Result<(), Failure>> {
+async fn answer(mut answers: Subscription, format: Format, wait: Duration) -> anyhow::Result<Result<(), Failure>> {
     let until = Instant::now() + wait;
     loop {
         let Ok(message) = tokio::time::timeout_at(until, answers.next()).await else {
             bail!("queued again, but not answered within {}", show::span(wait));
         };
         let message = message.context("the connection was closed")?;
-        let frame: ReplyFrame =
-            wire::decode_as(format, &message.payload).context("the answer cannot be read")?;
+        let frame: ReplyFrame = wire::decode_as(format, &message.payload).context("the answer cannot be read")?;
         match frame.frame {
             Frame::Done(_) => return Ok(Ok(())),
             Frame::Failed(failure) => return Ok(Err(failure)),

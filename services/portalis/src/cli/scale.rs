@@ -14,12 +14,7 @@ const BATCH: usize = 256;
 /// Longest wait for the broker to hand out what is there.
 const WAIT: Duration = Duration::from_secs(2);
 
-pub(super) async fn explain(
-    model: &str,
-    limit: usize,
-    mesh: &Mesh,
-    bus: &Bus,
-) -> anyhow::Result<()> {
+pub(super) async fn explain(model: &str, limit: usize, mesh: &Mesh, bus: &Bus) -> anyhow::Result<()> {
     let subject = subjects::scale(&ids::model_slug(model));
     let mut decisions: Vec<ScaleDecision> = Vec::new();
     for message in read_all(bus, &streams::events().name).await? {
@@ -36,11 +31,7 @@ pub(super) async fn explain(
     let heading = [
         "WHEN", "WORKERS", "WHY", "QUEUED", "IN HAND", "OLDEST", "READY", "STARTING", "BUSY",
     ];
-    show::table(
-        &heading,
-        &rows,
-        &format!("no decision on {model} in the last 7 days"),
-    )
+    show::table(&heading, &rows, &format!("no decision on {model} in the last 7 days"))
 }
 
 /// Everything that a stream holds now; nothing when it does not exist.

@@ -48,14 +48,9 @@ fn columns(heading: &[&str], rows: &[Vec<String>]) -> String {
             .map(|cell| cell.chars().count())
             .max()
     };
-    let widths: Vec<usize> = (0..heading.len())
-        .map(|column| width(column).unwrap_or(0))
-        .collect();
+    let widths: Vec<usize> = (0..heading.len()).map(|column| width(column).unwrap_or(0)).collect();
     let render = |row: &Vec<String>| {
-        let cells = row
-            .iter()
-            .zip(&widths)
-            .map(|(cell, width)| format!("{cell:width$}"));
+        let cells = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:width$}"));
         cells.collect::<Vec<_>>().join("  ").trim_end().to_owned()
     };
     all.iter().map(render).collect::<Vec<_>>().join("\n")

@@ -75,11 +75,7 @@ async fn models(bus: &Bus, instances: &[Beat]) -> anyhow::Result<Vec<ModelStatus
         };
         let card: ModelCard = wire::decode(&entry.value)?;
         let serves = |beat: &&Beat| {
-            beat.state == InstanceState::Ready
-                && beat
-                    .worker
-                    .as_ref()
-                    .is_some_and(|worker| worker.model == card.name)
+            beat.state == InstanceState::Ready && beat.worker.as_ref().is_some_and(|worker| worker.model == card.name)
         };
         let ready_workers = instances.iter().filter(serves).count();
         let depth = depth(bus, &card.slug).await?;
@@ -98,10 +94,7 @@ async fn depth(bus: &Bus, slug: &str) -> anyhow::Result<Option<(u64, u64)>> {
     let stream = streams::work_stream_name(slug);
     let mut depth = (0, 0);
     for lane in Lane::ALL {
-        match bus
-            .consumer_info(&stream, streams::lane_consumer_name(lane))
-            .await
-        {
+        match bus.consumer_info(&stream, streams::lane_consumer_name(lane)).await {
             Ok(info) => depth = (depth.0 + info.pending, depth.1 + info.ack_pending),
             Err(JetStreamError::NotFound { .. }) => return Ok(None),
             Err(error) => return Err(error.into()),
@@ -133,8 +126,7 @@ fn instance_row(beat: &Beat) -> Vec<String> {
 }
 
 fn model_row(model: &ModelStatus) -> Vec<String> {
-    let number =
-        |number: Option<u64>| number.map_or_else(|| "-".to_owned(), |number| number.to_string());
+    let number = |number: Option<u64>| number.map_or_else(|| "-".to_owned(), |number| number.to_string());
     vec![
         model.card.name.clone(),
         model.ready_workers.to_string(),

@@ -47,10 +47,7 @@ pub(super) async fn run(args: &UsageArgs, mesh: &Mesh, bus: &Bus) -> anyhow::Res
         ("output tokens", report.output_tokens.to_string()),
         (
             "compute time",
-            format!(
-                "{:.3} s",
-                Duration::from_nanos(report.compute_ns).as_secs_f64()
-            ),
+            format!("{:.3} s", Duration::from_nanos(report.compute_ns).as_secs_f64()),
         ),
         ("cost", format!("${}", report.cost)),
         ("saved by cache", format!("${}", report.saved)),

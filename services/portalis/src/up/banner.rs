@@ -57,16 +57,12 @@ impl Ready<'_> {
             ..
         } = self;
         let ready_s = Duration::from_millis(self.ready_ms).as_secs_f64();
-        let logs = logs.map_or_else(
-            || "this terminal".to_owned(),
-            |logs| logs.display().to_string(),
-        );
+        let logs = logs.map_or_else(|| "this terminal".to_owned(), |logs| logs.display().to_string());
         let models = self.models.join(", ");
         let model = serde_json::Value::from(*self.models.first().unwrap_or(&""));
         let data = data_dir.display();
         // The body stands in single quotes: the only character that ends them is written as an escape.
-        let body =
-            format!("{{\"model\":{model},\"input\":\"Hello, mesh\"}}").replace('\'', "\\u0027");
+        let body = format!("{{\"model\":{model},\"input\":\"Hello, mesh\"}}").replace('\'', "\\u0027");
         format!(
             "Portalis is ready after {ready_s:.1} s. Ctrl-C stops it.\n\n  \
              base URL  {base_url}\n  \
@@ -106,23 +102,15 @@ mod tests {
     fn people_get_a_line_to_paste() {
         let text = ready(vec!["it's", "m2"]).text(Some(Path::new("/data/logs")));
         assert!(
-            text.contains(
-                "http://127.0.0.1:8000/v1/embeddings -H 'Authorization: Bearer ptl_live_a_b'"
-            ),
+            text.contains("http://127.0.0.1:8000/v1/embeddings -H 'Authorization: Bearer ptl_live_a_b'"),
             "{text}"
         );
         assert!(
             text.contains(r#"-d '{"model":"it\u0027s","input":"Hello, mesh"}'"#),
             "{text}"
         );
-        assert!(
-            text.contains("after 1.2 s") && text.contains("it's, m2"),
-            "{text}"
-        );
-        assert!(
-            !text.contains("secret"),
-            "the broker's password stays in its file"
-        );
+        assert!(text.contains("after 1.2 s") && text.contains("it's, m2"), "{text}");
+        assert!(!text.contains("secret"), "the broker's password stays in its file");
     }
 
     #[test]
@@ -130,10 +118,7 @@ mod tests {
         let text = ready(vec!["m"]).json().unwrap();
         let value: serde_json::Value = serde_json::from_str(&text).unwrap();
         assert_eq!(
-            (
-                value["pids"]["workers"][0].as_u64(),
-                value["api_key"].as_str()
-            ),
+            (value["pids"]["workers"][0].as_u64(), value["api_key"].as_str()),
             (Some(3), Some("ptl_live_a_b"))
         );
         assert!(!text.contains('\n'));

@@ -60,11 +60,7 @@ impl Spawner {
     ///
     /// # Errors
     /// What the system said.
-    pub async fn spawn(
-        &self,
-        mut command: Command,
-        on_orphaned: OnOrphaned,
-    ) -> io::Result<Process> {
+    pub async fn spawn(&self, mut command: Command, on_orphaned: OnOrphaned) -> io::Result<Process> {
         command
             .stdin(Stdio::null())
             .stdout(Stdio::null())
@@ -95,8 +91,7 @@ fn end_with_parent(command: &mut Command, on_orphaned: OnOrphaned) {
     let parent = std::process::id();
     let set = move || {
         // SAFETY: plain system calls without pointers, allowed between fork and exec.
-        let (set, parent_now) =
-            unsafe { (libc::prctl(libc::PR_SET_PDEATHSIG, signal), libc::getppid()) };
+        let (set, parent_now) = unsafe { (libc::prctl(libc::PR_SET_PDEATHSIG, signal), libc::getppid()) };
         if set != 0 {
             return Err(io::Error::last_os_error());
         }
@@ -146,11 +141,7 @@ impl Process {
     /// Asks it to end.
     pub fn terminate(&self) {
         // No number means that it has ended and was waited for: the number may be somebody else's by now.
-        let Some(pid) = self
-            .child
-            .id()
-            .and_then(|pid| libc::pid_t::try_from(pid).ok())
-        else {
+        let Some(pid) = self.child.id().and_then(|pid| libc::pid_t::try_from(pid).ok()) else {
             return;
         };
         // SAFETY: a plain system call; the child was not waited for yet, so the number is still its own.
@@ -183,12 +174,8 @@ mod tests {
     #[tokio::test]
     async fn a_child_has_a_group_of_its_own_and_can_be_ended() {
         let spawner = Spawner::start().unwrap();
-        let script =
-            "trap 'echo asked >&2; exit 7' TERM; echo ready >&2; while :; do sleep 0.01; done";
-        let mut child = spawner
-            .spawn(shell(script), OnOrphaned::Kill)
-            .await
-            .unwrap();
+        let script = "trap 'echo asked >&2; exit 7' TERM; echo ready >&2; while :; do sleep 0.01; done";
+        let mut child = spawner.spawn(shell(script), OnOrphaned::Kill).await.unwrap();
         let mut lines = BufReader::new(child.take_stderr().unwrap()).lines();
         assert_eq!(lines.next_line().await.unwrap().as_deref(), Some("ready"));
         let stat = std::fs::read_to_string(format!("/proc/{}/stat", child.pid())).unwrap();

@@ -33,8 +33,7 @@ impl DataDir {
     /// When it cannot be made or is in use.
     pub fn open(home: &Path, ephemeral: bool) -> anyhow::Result<Self> {
         // Children have other working folders in mind, and messages should say where things are.
-        let home = std::path::absolute(home)
-            .with_context(|| format!("cannot use data folder {}", home.display()))?;
+        let home = std::path::absolute(home).with_context(|| format!("cannot use data folder {}", home.display()))?;
         if ephemeral {
             let temporary = tempfile::Builder::new()
                 .prefix("portalis-")
@@ -201,10 +200,7 @@ mod tests {
         fs::write(&path, "old, longer than the new one").unwrap();
         write_private(&path, "new").unwrap();
         assert_eq!(fs::read_to_string(&path).unwrap(), "new");
-        assert_eq!(
-            fs::metadata(&path).unwrap().permissions().mode() & 0o777,
-            0o600
-        );
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
         assert_eq!(
             fs::read_dir(root.path()).unwrap().count(),
             1,

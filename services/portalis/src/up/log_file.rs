@@ -82,9 +82,6 @@ mod tests {
         );
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 2);
         LogFile::begin(&path).unwrap();
-        assert_eq!(
-            fs::read_to_string(folder.path().join("x.log.1")).unwrap(),
-            "five\n"
-        );
+        assert_eq!(fs::read_to_string(folder.path().join("x.log.1")).unwrap(), "five\n");
     }
 }

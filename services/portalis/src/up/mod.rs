@@ -95,12 +95,7 @@ fn start_logs(args: &UpArgs, data: &DataDir) -> anyhow::Result<WorkerLogs> {
     let folder = data.private_folder("logs")?;
     let path = folder.join("portalis.log");
     let file = LogFile::begin(&path).with_context(|| format!("cannot write {}", path.display()))?;
-    process::telemetry::init_to(
-        LOG_FILE_DIRECTIVES,
-        LogFormat::Text,
-        false,
-        Mutex::new(file),
-    )?;
+    process::telemetry::init_to(LOG_FILE_DIRECTIVES, LogFormat::Text, false, Mutex::new(file))?;
     Ok(WorkerLogs::Folder(folder))
 }
 
@@ -160,9 +155,7 @@ impl Up<'_> {
             port: (self.args.nats_port > 0).then_some(self.args.nats_port),
         };
         let nats = NatsServer::start(&options, self.data, &spawner).await?;
-        let outcome = self
-            .with_services(ops, &around(nats.url(), Some(&nats)))
-            .await;
+        let outcome = self.with_services(ops, &around(nats.url(), Some(&nats))).await;
         nats.stop().await;
         outcome
     }
@@ -203,18 +196,11 @@ impl Up<'_> {
         let context = Context::new(supervisor::SERVICE);
         let launches = self.worker_launches(url)?;
         let spawner = around.spawner.clone();
-        let (supervisor, workers) =
-            Supervisor::new(bus.clone(), context.clone(), spawner, launches).await?;
+        let (supervisor, workers) = Supervisor::new(bus.clone(), context.clone(), spawner, launches).await?;
         stack.run(context, supervisor.run());
-        stack.launch::<auth::Auth>(
-            settings,
-            &[bus_url(), ("store.path", path("auth.sqlite3")?)],
-        )?;
+        stack.launch::<auth::Auth>(settings, &[bus_url(), ("store.path", path("auth.sqlite3")?)])?;
         stack.launch::<cache::Cache>(settings, &[bus_url()])?;
-        stack.launch::<cost_accounting::CostAccounting>(
-            settings,
-            &[bus_url(), ("ledger.path", path(LEDGER_FILE)?)],
-        )?;
+        stack.launch::<cost_accounting::CostAccounting>(settings, &[bus_url(), ("ledger.path", path(LEDGER_FILE)?)])?;
         stack.launch::<autoscaler::Autoscaler>(settings, &[bus_url()])?;
         let address = Value::from(self.plan.http.to_string());
         stack.launch::<gateway::Gateway>(settings, &[bus_url(), ("http.address", address)])?;
@@ -222,13 +208,7 @@ impl Up<'_> {
     }
 
     /// Waits until all is ready, tells where things are, and waits for the end.
-    async fn serve(
-        &self,
-        stack: &mut Stack,
-        started: Started,
-        ops: &Ops,
-        around: &Around<'_>,
-    ) -> anyhow::Result<()> {
+    async fn serve(&self, stack: &mut Stack, started: Started, ops: &Ops, around: &Around<'_>) -> anyhow::Result<()> {
         let Started { bus, mut workers } = started;
         let contexts = stack.contexts();
         tokio::select! {
@@ -244,12 +224,7 @@ impl Up<'_> {
             api_key,
             nats_url: around.url.to_owned(),
             ops_url: format!("http://{}", ops.address),
-            models: self
-                .plan
-                .models
-                .iter()
-                .map(|model| model.name.as_str())
-                .collect(),
+            models: self.plan.models.iter().map(|model| model.name.as_str()).collect(),
             data_dir: self.data.folder(),
             pids: Pids {
                 portalis: std::process::id(),
@@ -267,11 +242,7 @@ impl Up<'_> {
     }
 
     fn tell(&self, ready: &Ready<'_>) -> anyhow::Result<()> {
-        tracing::info!(
-            base_url = ready.base_url,
-            ready_ms = ready.ready_ms,
-            "ready"
-        );
+        tracing::info!(base_url = ready.base_url, ready_ms = ready.ready_ms, "ready");
         if let Some(file) = &self.args.ready_file {
             write_private(file, &format!("{}\n", ready.json()?))?;
         }
@@ -330,20 +301,12 @@ impl Up<'_> {
     }
 
     /// By environment, because arguments can be read by every user of the machine and the URL holds a password.
-    fn worker_variables(
-        &self,
-        model: &ModelPlan,
-        url: &str,
-    ) -> anyhow::Result<Vec<(String, String)>> {
+    fn worker_variables(&self, model: &ModelPlan, url: &str) -> anyhow::Result<Vec<(String, String)>> {
         let (engine, path) = match &model.path {
             Some(path) => ("model", text(path)?),
             None => ("echo", String::new()),
         };
-        let directives = self
-            .args
-            .log
-            .clone()
-            .unwrap_or_else(|| LOG_FILE_DIRECTIVES.to_owned());
+        let directives = self.args.log.clone().unwrap_or_else(|| LOG_FILE_DIRECTIVES.to_owned());
         let variables = [
             ("BUS__URL", quoted(url)),
             ("MODEL__NAME", quoted(&model.name)),

@@ -53,15 +53,8 @@ impl NatsServer {
     ///
     /// # Errors
     /// Says what to do: no program, too old, port taken, broken store.
-    pub async fn start(
-        options: &NatsOptions,
-        data: &DataDir,
-        spawner: &Spawner,
-    ) -> anyhow::Result<Self> {
-        let program = find_program(
-            options.program.as_deref(),
-            &data.installed("bin/nats-server"),
-        );
+    pub async fn start(options: &NatsOptions, data: &DataDir, spawner: &Spawner) -> anyhow::Result<Self> {
+        let program = find_program(options.program.as_deref(), &data.installed("bin/nats-server"));
         check_version(&program).await?;
         let launch = Launch {
             program,
@@ -75,12 +68,7 @@ impl NatsServer {
         let (pid_sender, pid) = watch::channel(Some(process.pid()));
         let stop = CancellationToken::new();
         let keeper = tokio::spawn(keep(launch, process, port, pid_sender, stop.clone()));
-        Ok(Self {
-            url,
-            pid,
-            stop,
-            keeper,
-        })
+        Ok(Self { url, pid, stop, keeper })
     }
 
     /// Where clients connect, with credentials.
@@ -132,18 +120,11 @@ impl Launch {
         let mut command = Command::new(&self.program);
         command.arg("--config").arg(&file);
         let spawned = self.spawner.spawn(command, OnOrphaned::Terminate).await;
-        let mut process =
-            spawned.with_context(|| format!("cannot start {}", self.program.display()))?;
-        let note = self
-            .folder
-            .join(format!("nats-server_{}.ports", process.pid()));
+        let mut process = spawned.with_context(|| format!("cannot start {}", self.program.display()))?;
+        let note = self.folder.join(format!("nats-server_{}.ports", process.pid()));
         let deadline = Instant::now() + START_TIMEOUT;
         loop {
-            if let Some(port) = fs::read_to_string(&note)
-                .ok()
-                .as_deref()
-                .and_then(noted_port)
-            {
+            if let Some(port) = fs::read_to_string(&note).ok().as_deref().and_then(noted_port) {
                 return Ok((process, port));
             }
             tokio::select! {
@@ -184,13 +165,7 @@ impl Launch {
 }
 
 /// Starts the server again whenever it dies, on the port that all services know, until the stop.
-async fn keep(
-    launch: Launch,
-    process: Process,
-    port: u16,
-    pid: watch::Sender<Option<u32>>,
-    stop: CancellationToken,
-) {
+async fn keep(launch: Launch, process: Process, port: u16, pid: watch::Sender<Option<u32>>, stop: CancellationToken) {
     let mut running = Some((process, Instant::now()));
     let mut failures = 0;
     loop {
@@ -220,11 +195,7 @@ async fn keep(
             }
             Err(error) => {
                 failures += 1;
-                tracing::error!(
-                    error = format!("{error:#}"),
-                    failures,
-                    "nats-server does not start"
-                );
+                tracing::error!(error = format!("{error:#}"), failures, "nats-server does not start");
             }
         }
     }
@@ -232,10 +203,7 @@ async fn keep(
 
 async fn end(mut process: Process) {
     process.terminate();
-    if tokio::time::timeout(STOP_TIMEOUT, process.wait())
-        .await
-        .is_err()
-    {
+    if tokio::time::timeout(STOP_TIMEOUT, process.wait()).await.is_err() {
         tracing::warn!("nats-server does not end, killing it");
         process.kill();
         // It cannot ignore that.
@@ -282,23 +250,14 @@ async fn check_version(program: &Path) -> anyhow::Result<()> {
 /// The port in `{"nats":["nats://127.0.0.1:36855"]}`, `None` while the file is not whole.
 fn noted_port(text: &str) -> Option<u16> {
     let note: serde_json::Value = serde_json::from_str(text).ok()?;
-    note.get("nats")?
-        .get(0)?
-        .as_str()?
-        .rsplit(':')
-        .next()?
-        .parse()
-        .ok()
+    note.get("nats")?.get(0)?.as_str()?.rsplit(':').next()?.parse().ok()
 }
 
 /// A server that was killed leaves its note, and a later process may have its number.
 fn remove_notes(folder: &Path) -> io::Result<()> {
     for entry in fs::read_dir(folder)? {
         let path = entry?.path();
-        if path
-            .extension()
-            .is_some_and(|extension| extension == "ports")
-        {
+        if path.extension().is_some_and(|extension| extension == "ports") {
             fs::remove_file(path)?;
         }
     }
@@ -311,10 +270,7 @@ mod tests {
 
     #[test]
     fn notes_are_read_when_they_are_whole() {
-        assert_eq!(
-            noted_port(r#"{"nats":["nats://127.0.0.1:36855"]}"#),
-            Some(36_855)
-        );
+        assert_eq!(noted_port(r#"{"nats":["nats://127.0.0.1:36855"]}"#), Some(36_855));
         for bad in ["", r#"{"nats":["nats://127.0"#, "{}", r#"{"nats":[]}"#] {
             assert_eq!(noted_port(bad), None, "{bad}");
         }
@@ -323,17 +279,12 @@ mod tests {
     #[tokio::test]
     async fn programs_that_are_no_nats_server_are_refused_in_one_line() {
         for (program, expected) in [
-            (
-                "/no/such/nats-server",
-                "no nats-server at /no/such/nats-server",
-            ),
+            ("/no/such/nats-server", "no nats-server at /no/such/nats-server"),
             ("/bin/true", "/bin/true is no nats-server"),
         ] {
             let text = format!("{:#}", check_version(Path::new(program)).await.unwrap_err());
             assert!(
-                text.starts_with(expected)
-                    && text.contains("--nats-server")
-                    && !text.contains('\n'),
+                text.starts_with(expected) && text.contains("--nats-server") && !text.contains('\n'),
                 "{text}"
             );
         }

@@ -40,13 +40,11 @@ fn spawn_answering(bus: &Bus, context: &Context, orders: Subscription, asker: mp
                     Err(error) => ControlReply::Refused(error.to_string()),
                     Ok(order) => ask(&asker, order).await,
                 };
-                let body = wire::encode(&reply)
-                    .inspect_err(|error| tracing::error!(%error, "answer not encoded"));
+                let body = wire::encode(&reply).inspect_err(|error| tracing::error!(%error, "answer not encoded"));
                 Some((Headers::new(), body.ok()?.into()))
             }
         };
-        bus.serve(orders, ServeOptions::default(), stop, answer)
-            .await;
+        bus.serve(orders, ServeOptions::default(), stop, answer).await;
         Ok(())
     });
 }

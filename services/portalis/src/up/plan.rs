@@ -113,8 +113,7 @@ fn models(args: &UpArgs, data: &DataDir) -> anyhow::Result<Vec<ModelPlan>> {
 
 fn real_model(name: &str, path: &Path) -> anyhow::Result<ModelPlan> {
     // Workers have this working folder, but messages should say where things are.
-    let path =
-        std::path::absolute(path).with_context(|| format!("cannot use {}", path.display()))?;
+    let path = std::path::absolute(path).with_context(|| format!("cannot use {}", path.display()))?;
     for file in MODEL_FILES {
         ensure!(
             path.join(file).is_file(),
@@ -151,9 +150,8 @@ fn free_address(wanted: SocketAddr) -> anyhow::Result<SocketAddr> {
             "port {} is in use: stop what listens there, or choose another with --port",
             wanted.port()
         ),
-        Err(error) => Err(error).with_context(|| {
-            format!("cannot listen on {wanted}: choose another address with --host or --port")
-        }),
+        Err(error) => Err(error)
+            .with_context(|| format!("cannot listen on {wanted}: choose another address with --host or --port")),
     }
 }
 
@@ -165,8 +163,7 @@ mod tests {
     use crate::args::{Cli, Command};
 
     fn args(line: &str) -> UpArgs {
-        let cli = Cli::try_parse_from(std::iter::once("portalis").chain(line.split_whitespace()))
-            .unwrap();
+        let cli = Cli::try_parse_from(std::iter::once("portalis").chain(line.split_whitespace())).unwrap();
         match cli.command {
             Command::Up(args) => *args,
             other => panic!("{other:?}"),
@@ -200,10 +197,7 @@ mod tests {
         assert!(plan.max_workers >= 1 && plan.http.port() > 0);
         let names = |line: &str| {
             let plan = Plan::new(&args(&format!("up {rest} {line}")), &data).unwrap();
-            plan.models
-                .into_iter()
-                .map(|model| model.name)
-                .collect::<Vec<_>>()
+            plan.models.into_iter().map(|model| model.name).collect::<Vec<_>>()
         };
         assert_eq!(names("--echo echo"), [DEFAULT_MODEL, "echo"]);
         assert_eq!(names("--echo echo --no-default-model"), ["echo"]);
@@ -226,36 +220,22 @@ mod tests {
             ),
             (format!("{rest} --echo e --echo e"), "named twice"),
             (format!("{rest} --no-default-model"), "nothing to serve"),
-            (
-                format!("{rest} --workers 3 --max-workers 2"),
-                "below --workers",
-            ),
+            (format!("{rest} --workers 3 --max-workers 2"), "below --workers"),
             (
                 "--port 0 --worker-binary /no/such".to_owned(),
                 "cargo build -p gpu-worker",
             ),
             (
-                format!(
-                    "--worker-binary {} --port {port}",
-                    root.path().join("worker").display()
-                ),
+                format!("--worker-binary {} --port {port}", root.path().join("worker").display()),
                 "--port",
             ),
         ];
         for (line, hint) in cases {
-            let text = format!(
-                "{:#}",
-                Plan::new(&args(&format!("up {line}")), &data).unwrap_err()
-            );
-            assert!(
-                text.contains(hint) && !text.contains('\n'),
-                "{line}: {text}"
-            );
+            let text = format!("{:#}", Plan::new(&args(&format!("up {line}")), &data).unwrap_err());
+            assert!(text.contains(hint) && !text.contains('\n'), "{line}: {text}");
         }
         std::fs::remove_dir_all(root.path().join("models")).unwrap();
-        let text = Plan::new(&args(&format!("up {rest}")), &data)
-            .unwrap_err()
-            .to_string();
+        let text = Plan::new(&args(&format!("up {rest}")), &data).unwrap_err().to_string();
         assert!(text.contains("make setup"), "{text}");
     }
 }

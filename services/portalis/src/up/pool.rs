@@ -94,10 +94,7 @@ impl Pool {
             return Err("the supervisor is stopping".to_owned());
         }
         if !(self.min..=self.max).contains(&workers) {
-            return Err(format!(
-                "{} may have {} to {} workers",
-                self.model, self.min, self.max
-            ));
+            return Err(format!("{} may have {} to {} workers", self.model, self.min, self.max));
         }
         self.wanted = workers;
         Ok(())
@@ -111,11 +108,7 @@ impl Pool {
     /// What to do now; doing it is assumed.
     pub fn plan(&mut self, now_ms: u64) -> Vec<Action> {
         let mut actions = Vec::new();
-        let target = if self.stopping {
-            0
-        } else {
-            self.wanted as usize
-        };
+        let target = if self.stopping { 0 } else { self.wanted as usize };
         while self.active() > target {
             let Some(victim) = self.victim() else { break };
             let slot = &mut self.slots[victim];
@@ -193,9 +186,7 @@ impl Pool {
                 self.slots.remove(at);
                 return Exit::Expected;
             }
-            State::Ready { since_ms } => {
-                (true, now_ms.saturating_sub(since_ms) >= HEALTHY_AFTER_MS)
-            }
+            State::Ready { since_ms } => (true, now_ms.saturating_sub(since_ms) >= HEALTHY_AFTER_MS),
             State::Starting | State::Waiting { .. } => (false, false),
         };
         slot.failures_in_row = if healthy {
@@ -284,9 +275,7 @@ mod tests {
         let pauses: Vec<_> = (1..12).map(backoff_ms).collect();
         assert_eq!(
             pauses,
-            [
-                100, 200, 400, 800, 1_600, 3_200, 6_400, 12_800, 25_600, 30_000, 30_000
-            ]
+            [100, 200, 400, 800, 1_600, 3_200, 6_400, 12_800, 25_600, 30_000, 30_000]
         );
         assert_eq!(backoff_ms(u32::MAX), MAX_BACKOFF_MS);
     }
@@ -305,10 +294,7 @@ mod tests {
                 backoff_ms: 100
             }
         );
-        assert_eq!(
-            (pool.plan(40_050), pool.next_wake_ms()),
-            (vec![], Some(40_100))
-        );
+        assert_eq!((pool.plan(40_050), pool.next_wake_ms()), (vec![], Some(40_100)));
         assert_eq!(pool.plan(40_100), [Action::Start(0)]);
         // Now it never becomes ready.
         assert_eq!(
@@ -345,24 +331,14 @@ mod tests {
     fn the_last_goes_first_and_is_killed_when_it_does_not() {
         let mut pool = Pool::new("m", 1, 3, 1_000);
         pool.set_wanted(3).unwrap();
-        assert_eq!(
-            pool.plan(0),
-            [Action::Start(0), Action::Start(1), Action::Start(2)]
-        );
+        assert_eq!(pool.plan(0), [Action::Start(0), Action::Start(1), Action::Start(2)]);
         (0..2).for_each(|id| pool.ready(id, 1));
         pool.set_wanted(2).unwrap();
-        assert_eq!(
-            pool.plan(10),
-            [Action::Terminate(2)],
-            "the one that is not ready"
-        );
+        assert_eq!(pool.plan(10), [Action::Terminate(2)], "the one that is not ready");
         pool.set_wanted(1).unwrap();
         assert_eq!(pool.plan(20), [Action::Terminate(1)]);
         assert_eq!(pool.exited(2, 30), Exit::Expected);
-        assert_eq!(
-            (pool.plan(1_000), pool.next_wake_ms()),
-            (vec![], Some(1_020))
-        );
+        assert_eq!((pool.plan(1_000), pool.next_wake_ms()), (vec![], Some(1_020)));
         assert_eq!(pool.plan(1_020), [Action::Kill(1)]);
         assert_eq!(pool.plan(2_000), [], "once is enough");
         assert_eq!(pool.exited(1, 2_001), Exit::Expected);

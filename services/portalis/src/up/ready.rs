@@ -30,11 +30,7 @@ const QUIET: Duration = Duration::from_secs(2);
 ///
 /// # Errors
 /// When a model cannot be loaded, or the limit has passed: with what was missing then.
-pub async fn wait(
-    contexts: &[Context],
-    workers: &mut watch::Receiver<Status>,
-    http: SocketAddr,
-) -> anyhow::Result<()> {
+pub async fn wait(contexts: &[Context], workers: &mut watch::Receiver<Status>, http: SocketAddr) -> anyhow::Result<()> {
     let began = Instant::now();
     let mut progress = Progress::default();
     loop {
@@ -50,10 +46,7 @@ pub async fn wait(
         };
         if began.elapsed() >= LIMIT {
             progress.end();
-            bail!(
-                "not ready after {} s: {missing}; see the logs",
-                LIMIT.as_secs()
-            );
+            bail!("not ready after {} s: {missing}; see the logs", LIMIT.as_secs());
         }
         if began.elapsed() >= QUIET {
             progress.show(&missing);
@@ -66,10 +59,7 @@ pub async fn wait(
 fn missing(contexts: &[Context], workers: &Status) -> anyhow::Result<Option<String>> {
     for pool in &workers.pools {
         if let Some(reason) = &pool.start_failure {
-            return Err(anyhow!(
-                "model {} cannot be served: {reason}",
-                pool.info.model
-            ));
+            return Err(anyhow!("model {} cannot be served: {reason}", pool.info.model));
         }
     }
     let unready = contexts.iter().find_map(|context| {
@@ -79,20 +69,11 @@ fn missing(contexts: &[Context], workers: &Status) -> anyhow::Result<Option<Stri
         }
         let parts = report.components.iter().filter(|part| !part.ready);
         let parts: Vec<_> = parts
-            .map(|part| {
-                format!(
-                    "{}: {}",
-                    part.name,
-                    part.reason.as_deref().unwrap_or("not ready")
-                )
-            })
+            .map(|part| format!("{}: {}", part.name, part.reason.as_deref().unwrap_or("not ready")))
             .collect();
         Some(format!("{} ({})", context.service, parts.join(", ")))
     });
-    let loading = workers
-        .pools
-        .iter()
-        .find(|pool| pool.ready == 0 && pool.info.min > 0);
+    let loading = workers.pools.iter().find(|pool| pool.ready == 0 && pool.info.min > 0);
     let loading = loading.map(|pool| format!("a worker of {}", pool.info.model));
     Ok(loading.or(unready))
 }
@@ -101,20 +82,13 @@ fn missing(contexts: &[Context], workers: &Status) -> anyhow::Result<Option<Stri
 async fn probe(address: SocketAddr) -> anyhow::Result<()> {
     let ask = async {
         let mut stream = TcpStream::connect(reachable(address)).await?;
-        let request = format!(
-            "GET /v1/health/ready HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n"
-        );
+        let request = format!("GET /v1/health/ready HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
         stream.write_all(request.as_bytes()).await?;
         let mut answer = Vec::new();
-        stream
-            .take(PROBE_BYTES as u64)
-            .read_to_end(&mut answer)
-            .await?;
+        stream.take(PROBE_BYTES as u64).read_to_end(&mut answer).await?;
         io::Result::Ok(answer)
     };
-    let answer = tokio::time::timeout(PROBE_TIMEOUT, ask)
-        .await
-        .context("no answer")??;
+    let answer = tokio::time::timeout(PROBE_TIMEOUT, ask).await.context("no answer")??;
     let text = String::from_utf8_lossy(&answer);
     let status = text.split(' ').nth(1).unwrap_or("nothing");
     if status == "200" {
@@ -193,17 +167,11 @@ mod tests {
         let contexts = [context];
         let named = |workers: &Status| missing(&contexts, workers).unwrap();
         assert_eq!(named(&pool(0, None)).as_deref(), Some("a worker of m"));
-        assert_eq!(
-            named(&pool(1, None)).as_deref(),
-            Some("auth (bus: starting)")
-        );
+        assert_eq!(named(&pool(1, None)).as_deref(), Some("auth (bus: starting)"));
         bus.set_ready();
         assert_eq!(named(&pool(1, None)), None);
         let broken = missing(&contexts, &pool(0, Some("config.json is no JSON"))).unwrap_err();
-        assert_eq!(
-            broken.to_string(),
-            "model m cannot be served: config.json is no JSON"
-        );
+        assert_eq!(broken.to_string(), "model m cannot be served: config.json is no JSON");
     }
 
     #[tokio::test]
@@ -226,13 +194,7 @@ mod tests {
         }
         drop(listener);
         assert!(probe(address).await.is_err());
-        assert_eq!(
-            reachable("0.0.0.0:80".parse().unwrap()).to_string(),
-            "127.0.0.1:80"
-        );
-        assert_eq!(
-            reachable("[::]:80".parse().unwrap()).to_string(),
-            "[::1]:80"
-        );
+        assert_eq!(reachable("0.0.0.0:80".parse().unwrap()).to_string(), "127.0.0.1:80");
+        assert_eq!(reachable("[::]:80".parse().unwrap()).to_string(), "[::1]:80");
     }
 }

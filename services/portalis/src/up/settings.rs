@@ -31,12 +31,11 @@ impl Settings {
         let Some(path) = path else {
             return Ok(Self::default());
         };
-        let text = std::fs::read_to_string(path)
-            .with_context(|| format!("cannot read {}", path.display()))?;
+        let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
         // The parser's full text spans lines and quotes what may be a secret.
-        let table = text.parse::<Table>().map_err(|error| {
-            anyhow::anyhow!("{} is not valid TOML: {}", path.display(), error.message())
-        })?;
+        let table = text
+            .parse::<Table>()
+            .map_err(|error| anyhow::anyhow!("{} is not valid TOML: {}", path.display(), error.message()))?;
         for (name, value) in &table {
             if !SERVICES.contains(&name.as_str()) || !value.is_table() {
                 bail!(
@@ -90,15 +89,10 @@ mod tests {
 
     #[test]
     fn each_service_gets_its_table_and_what_the_run_needs() {
-        let settings =
-            settings("[autoscaler.policy]\nup_hold_ms = 7\n[gateway.http]\nnonsense = 1\n")
-                .unwrap();
+        let settings = settings("[autoscaler.policy]\nup_hold_ms = 7\n[gateway.http]\nnonsense = 1\n").unwrap();
         let needs = [("bus.url", Value::from("nats://h:1"))];
         let config = settings.load::<Autoscaler>(&needs).unwrap().service;
-        assert_eq!(
-            (config.policy.up_hold_ms, config.bus.url.as_str()),
-            (7, "nats://h:1")
-        );
+        assert_eq!((config.policy.up_hold_ms, config.bus.url.as_str()), (7, "nats://h:1"));
         assert_eq!(
             Settings::default()
                 .load::<Autoscaler>(&needs)
@@ -112,11 +106,7 @@ mod tests {
 
     #[test]
     fn mistakes_are_named() {
-        for (text, hint) in [
-            ("[gatway]", "gatway"),
-            ("gateway = 1", "gateway"),
-            ("[", "TOML"),
-        ] {
+        for (text, hint) in [("[gatway]", "gatway"), ("gateway = 1", "gateway"), ("[", "TOML")] {
             let text = settings(text).unwrap_err().to_string();
             assert!(text.contains(hint) && !text.contains('\n'), "{text}");
         }
@@ -124,10 +114,7 @@ mod tests {
             .unwrap()
             .load::<Autoscaler>(&[])
             .unwrap_err();
-        assert!(
-            format!("{wrong:#}").contains("policy.nonsense"),
-            "{wrong:#}"
-        );
+        assert!(format!("{wrong:#}").contains("policy.nonsense"), "{wrong:#}");
         assert!(Settings::read(Some(Path::new("/no/such"))).is_err());
     }
 
@@ -135,10 +122,7 @@ mod tests {
     fn a_process_of_its_own_gets_a_file() {
         let settings = settings("[gpu-worker.batch]\nmax_items = 8\n").unwrap();
         let file = settings.file_of("gpu-worker").unwrap();
-        assert_eq!(
-            file.parse::<Table>().unwrap()["batch"]["max_items"],
-            Value::from(8)
-        );
+        assert_eq!(file.parse::<Table>().unwrap()["batch"]["max_items"], Value::from(8));
         assert_eq!(settings.file_of("gateway"), None);
     }
 }

@@ -46,11 +46,7 @@ impl Stack {
     ///
     /// # Errors
     /// When its configuration does not fit.
-    pub fn launch<S: Service>(
-        &mut self,
-        settings: &Settings,
-        needs: &[(&str, Value)],
-    ) -> anyhow::Result<()> {
+    pub fn launch<S: Service>(&mut self, settings: &Settings, needs: &[(&str, Value)]) -> anyhow::Result<()> {
         let loaded = settings.load::<S>(needs)?;
         let context = Context::new(S::NAME);
         let serving = S::serve(loaded.service, context.clone());
@@ -85,10 +81,7 @@ impl Stack {
     /// The contexts of all services, for health and metrics.
     #[must_use]
     pub fn contexts(&self) -> Vec<Context> {
-        self.running
-            .iter()
-            .map(|running| running.context.clone())
-            .collect()
+        self.running.iter().map(|running| running.context.clone()).collect()
     }
 
     /// Waits for a service to fail. Cancel-safe.
@@ -112,9 +105,7 @@ impl Stack {
             .drain(..)
             .partition(|running| names.contains(&running.context.service));
         self.running = kept;
-        stopping
-            .iter()
-            .for_each(|running| running.context.shutdown.start());
+        stopping.iter().for_each(|running| running.context.shutdown.start());
         for mut running in stopping {
             let ended = tokio::select! {
                 biased;
@@ -132,11 +123,7 @@ impl Stack {
 
     /// Stops all that still run.
     pub async fn stop_all(&mut self, forced: &CancellationToken) {
-        let names: Vec<&'static str> = self
-            .running
-            .iter()
-            .map(|running| running.context.service)
-            .collect();
+        let names: Vec<&'static str> = self.running.iter().map(|running| running.context.service).collect();
         self.stop(&names, forced).await;
     }
 }
@@ -203,9 +190,9 @@ impl Ops {
     /// # Errors
     /// When it is taken.
     pub async fn bind(port: u16) -> anyhow::Result<OpsServer> {
-        OpsServer::bind(&format!("127.0.0.1:{port}"))
-            .await
-            .with_context(|| format!("port {port} for health and metrics cannot be had: choose another with --ops-port"))
+        OpsServer::bind(&format!("127.0.0.1:{port}")).await.with_context(|| {
+            format!("port {port} for health and metrics cannot be had: choose another with --ops-port")
+        })
     }
 
     /// Serves until stopped.
@@ -222,10 +209,7 @@ impl Ops {
     /// Stops; a client that holds its connection open is cut off.
     pub async fn stop(mut self) {
         self.stop.cancel();
-        if tokio::time::timeout(FORCED_GRACE, &mut self.task)
-            .await
-            .is_err()
-        {
+        if tokio::time::timeout(FORCED_GRACE, &mut self.task).await.is_err() {
             self.task.abort();
         }
     }
@@ -257,9 +241,7 @@ mod tests {
             .unwrap();
         assert!(first.shutdown.is_stopping() && !second.shutdown.is_stopping());
         assert_eq!(stack.contexts().len(), 1);
-        tokio::time::timeout(LIMIT, stack.stop_all(&never))
-            .await
-            .unwrap();
+        tokio::time::timeout(LIMIT, stack.stop_all(&never)).await.unwrap();
         assert!(stack.contexts().is_empty() && stack.take_failure().is_none());
     }
 
@@ -287,15 +269,7 @@ mod tests {
         stack.run(context, std::future::pending());
         let forced = CancellationToken::new();
         forced.cancel();
-        tokio::time::timeout(LIMIT, stack.stop_all(&forced))
-            .await
-            .unwrap();
-        assert!(
-            stack
-                .take_failure()
-                .unwrap()
-                .to_string()
-                .contains("stuck failed")
-        );
+        tokio::time::timeout(LIMIT, stack.stop_all(&forced)).await.unwrap();
+        assert!(stack.take_failure().unwrap().to_string().contains("stuck failed"));
     }
 }

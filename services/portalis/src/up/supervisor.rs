@@ -85,10 +85,9 @@ impl Supervisor {
         let asked = orders::listen(&bus, &context).await?;
         // So that the autoscaler finds us.
         let stop = context.shutdown.soft().clone();
-        context.tasks.spawn(
-            "beat",
-            bus::beat::run(bus.clone(), context.clone(), || None, stop),
-        );
+        context
+            .tasks
+            .spawn("beat", bus::beat::run(bus.clone(), context.clone(), || None, stop));
         let models = launches.into_iter().map(|(launch, min, max)| {
             let drain_ms = u64::try_from(launch.drain.as_millis()).unwrap_or(u64::MAX);
             let pool = Pool::new(&launch.model, min, max, drain_ms);
@@ -134,19 +133,14 @@ impl Supervisor {
         let shutdown = self.context.shutdown.clone();
         loop {
             if shutdown.is_stopping() {
-                self.models
-                    .values_mut()
-                    .for_each(|managed| managed.pool.stop());
+                self.models.values_mut().for_each(|managed| managed.pool.stop());
             }
             if shutdown.is_forced() {
                 self.kill_all();
             }
             self.carry_out_plans().await;
             self.publish_status();
-            let left = self
-                .models
-                .values()
-                .any(|managed| !managed.workers.is_empty());
+            let left = self.models.values().any(|managed| !managed.workers.is_empty());
             if shutdown.is_stopping() && !left {
                 return Ok(());
             }
@@ -172,12 +166,9 @@ impl Supervisor {
 
     fn obey(&mut self, order: Control) -> ControlReply {
         match order {
-            Control::DescribePool => ControlReply::Pools(
-                self.models
-                    .values()
-                    .map(|managed| managed.pool.info())
-                    .collect(),
-            ),
+            Control::DescribePool => {
+                ControlReply::Pools(self.models.values().map(|managed| managed.pool.info()).collect())
+            }
             Control::SetWorkers { model, workers } => match self.models.get_mut(&model) {
                 None => ControlReply::Refused(format!("no model {model} here")),
                 Some(managed) => match managed.pool.set_wanted(workers) {
@@ -188,9 +179,9 @@ impl Supervisor {
                     Err(reason) => ControlReply::Refused(reason),
                 },
             },
-            Control::Drain => ControlReply::Refused(
-                "a supervisor ends with its `portalis up`: send that SIGTERM".to_owned(),
-            ),
+            Control::Drain => {
+                ControlReply::Refused("a supervisor ends with its `portalis up`: send that SIGTERM".to_owned())
+            }
         }
     }
 
@@ -205,35 +196,19 @@ impl Supervisor {
                 match action {
                     Action::Terminate(id) => managed.order(id, Order::Terminate),
                     Action::Kill(id) => {
-                        tracing::warn!(
-                            model,
-                            slot = id,
-                            "worker does not finish in time, killing it"
-                        );
+                        tracing::warn!(model, slot = id, "worker does not finish in time, killing it");
                         managed.order(id, Order::Kill);
                     }
                     Action::Start(id) => {
-                        let started = Worker::start(
-                            &managed.launch,
-                            id,
-                            &self.spawner,
-                            &self.context,
-                            &self.ends.0,
-                        )
-                        .await;
+                        let started =
+                            Worker::start(&managed.launch, id, &self.spawner, &self.context, &self.ends.0).await;
                         match started {
                             Ok(worker) => {
-                                tracing::info!(
-                                    model,
-                                    slot = id,
-                                    pid = worker.pid,
-                                    "worker started"
-                                );
+                                tracing::info!(model, slot = id, pid = worker.pid, "worker started");
                                 managed.workers.insert(id, worker);
                             }
                             Err(error) => {
-                                let reason =
-                                    format!("{}: {error}", managed.launch.program.display());
+                                let reason = format!("{}: {error}", managed.launch.program.display());
                                 managed.crashed(id, now_ms, &reason, true);
                             }
                         }
@@ -265,8 +240,7 @@ impl Supervisor {
             return;
         };
         let ours = |worker: &&Worker| {
-            worker.pid == seen.pid
-                && worker.started_at_ms.abs_diff(beat.started_at_ms) <= START_TOLERANCE_MS
+            worker.pid == seen.pid && worker.started_at_ms.abs_diff(beat.started_at_ms) <= START_TOLERANCE_MS
         };
         if let Some(worker) = managed.workers.values().find(ours)
             && beat.state == InstanceState::Ready
@@ -280,8 +254,7 @@ impl Supervisor {
     fn kill_all(&mut self) {
         for managed in self.models.values_mut() {
             let ids: Vec<u32> = managed.workers.keys().copied().collect();
-            ids.into_iter()
-                .for_each(|id| managed.order(id, Order::Kill));
+            ids.into_iter().for_each(|id| managed.order(id, Order::Kill));
         }
     }
 
@@ -289,10 +262,7 @@ impl Supervisor {
         let status = Status {
             pools: self.models.values().map(Managed::status).collect(),
         };
-        let short = status
-            .pools
-            .iter()
-            .find(|pool| pool.ready == 0 && pool.info.min > 0);
+        let short = status.pools.iter().find(|pool| pool.ready == 0 && pool.info.min > 0);
         match short {
             Some(pool) => self
                 .health
@@ -338,13 +308,7 @@ impl Managed {
             return false;
         };
         if was_ready && failures_in_row < MAX_KILLS_AT_START {
-            tracing::warn!(
-                model,
-                slot,
-                reason,
-                backoff_ms,
-                "worker died, starting another"
-            );
+            tracing::warn!(model, slot, reason, backoff_ms, "worker died, starting another");
         } else {
             tracing::error!(
                 model,

@@ -149,9 +149,7 @@ async fn keep(
     };
     let kept = match kept {
         Some(kept) => kept,
-        None => tokio::time::timeout(OUTPUT_TIMEOUT, copying)
-            .await
-            .unwrap_or_default(),
+        None => tokio::time::timeout(OUTPUT_TIMEOUT, copying).await.unwrap_or_default(),
     };
     let by_itself = matches!(&status, Ok(status) if status.code().is_some());
     let said = if by_itself { reason(&kept) } else { None };

@@ -55,8 +55,7 @@ pub fn reason(kept: &[u8]) -> Option<String> {
     let lines = || text.lines().map(str::trim).filter(|line| !line.is_empty());
     // What fails before there is a log begins with the program's name.
     let before_log = lines().find_map(|line| line.strip_prefix("portalis-gpu-worker: "));
-    let logged =
-        lines().find_map(|line| line.split_once(" ERROR ").map(|(_, rest)| complaint(rest)));
+    let logged = lines().find_map(|line| line.split_once(" ERROR ").map(|(_, rest)| complaint(rest)));
     before_log
         .map(str::to_owned)
         .or(logged)
@@ -103,10 +102,7 @@ mod tests {
                 "T ERROR p: panicked reason=\"index out of bounds\" location=\"a.rs:1:1\"\n",
                 Some("index out of bounds"),
             ),
-            (
-                "T ERROR t: something else x=1\n",
-                Some("t: something else x=1"),
-            ),
+            ("T ERROR t: something else x=1\n", Some("t: something else x=1")),
         ];
         for (text, expected) in cases {
             assert_eq!(reason(text.as_bytes()).as_deref(), expected, "{text}");

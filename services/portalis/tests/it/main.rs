@@ -27,11 +27,7 @@ fn portalis(arguments: &[&str]) -> Output {
 
 /// What it printed, of a command that must succeed.
 async fn answer(url: &str, line: &str) -> String {
-    let arguments: Vec<String> = line
-        .split(' ')
-        .chain(["--nats-url", url])
-        .map(str::to_owned)
-        .collect();
+    let arguments: Vec<String> = line.split(' ').chain(["--nats-url", url]).map(str::to_owned).collect();
     let run = move || portalis(&arguments.iter().map(String::as_str).collect::<Vec<_>>());
     let output = tokio::task::spawn_blocking(run).await.unwrap();
     let errors = String::from_utf8(output.stderr).unwrap();
@@ -91,17 +87,9 @@ async fn it_answers_about_a_mesh() {
 
     // An empty mesh has nothing to tell, and that is no error.
     assert!(answer(&url, "dead list").await.contains("no dead letters"));
-    assert!(
-        answer(&url, "scale explain m")
-            .await
-            .contains("no decision on m")
-    );
+    assert!(answer(&url, "scale explain m").await.contains("no decision on m"));
     assert!(answer(&url, "status").await.contains("nobody beats"));
-    assert!(
-        answer(&url, "cache purge --tenant acme")
-            .await
-            .contains("acme")
-    );
+    assert!(answer(&url, "cache purge --tenant acme").await.contains("acme"));
     let text = complaint(&["keys", "list", "--nats-url", &url]);
     assert!(text.contains("portalis status"), "{text}");
 
@@ -127,18 +115,12 @@ async fn it_answers_about_a_mesh() {
 
     let letters = json("dead list --json").await;
     assert_eq!(
-        (
-            letters[0]["number"].as_u64(),
-            letters.as_array().unwrap().len()
-        ),
+        (letters[0]["number"].as_u64(), letters.as_array().unwrap().len()),
         (Some(1), 1),
         "{letters}"
     );
     let letter = json("dead show 1").await;
-    assert_eq!(
-        letter["work"]["task"]["embed"]["inputs"][0], "poison",
-        "{letter}"
-    );
+    assert_eq!(letter["work"]["task"]["embed"]["inputs"][0], "poison", "{letter}");
     let decisions = json("scale explain m --json").await;
     let targets: Vec<_> = decisions
         .as_array()
@@ -147,26 +129,11 @@ async fn it_answers_about_a_mesh() {
         .map(|decision| decision["to"].as_u64())
         .collect();
     assert_eq!(targets, [Some(2), Some(3)], "{decisions}");
-    assert!(
-        answer(&url, "scale explain m --limit 1")
-            .await
-            .contains("2 to 3")
-    );
+    assert!(answer(&url, "scale explain m --limit 1").await.contains("2 to 3"));
 
     // A replay needs a key of the tenant whose work it was.
-    let text = complaint(&[
-        "dead",
-        "replay",
-        "1",
-        "--key-file",
-        "/no/such",
-        "--nats-url",
-        &url,
-    ]);
-    assert!(
-        text.contains("tenant acme") && text.contains("--key-file"),
-        "{text}"
-    );
+    let text = complaint(&["dead", "replay", "1", "--key-file", "/no/such", "--nats-url", &url]);
+    assert!(text.contains("tenant acme") && text.contains("--key-file"), "{text}");
     assert!(complaint(&["dead", "show", "9", "--nats-url", &url]).contains("no dead letter 9"));
 
     // Who beats is seen.
@@ -185,11 +152,7 @@ async fn it_answers_about_a_mesh() {
             loop {
                 ticks.tick().await;
                 let _ = bus
-                    .publish(
-                        "portalis.v1.beat.auth.auth-1",
-                        Headers::new(),
-                        body.clone().into(),
-                    )
+                    .publish("portalis.v1.beat.auth.auth-1", Headers::new(), body.clone().into())
                     .await;
             }
         }
@@ -218,42 +181,19 @@ fn what_cannot_be_done_is_told_in_one_line() {
         "e",
     ];
     let cases: [(&[&str], &str); 6] = [
+        (&["--port", &port, "--ops-port", "0"], "choose another with --port"),
+        (&["--port", "0", "--ops-port", &port], "choose another with --ops-port"),
         (
-            &["--port", &port, "--ops-port", "0"],
-            "choose another with --port",
-        ),
-        (
-            &["--port", "0", "--ops-port", &port],
-            "choose another with --ops-port",
-        ),
-        (
-            &[
-                "--port",
-                "0",
-                "--ops-port",
-                "0",
-                "--nats-server",
-                "/no/such",
-            ],
+            &["--port", "0", "--ops-port", "0", "--nats-server", "/no/such"],
             "--nats-server",
         ),
         (
             &["--port", "0", "--ops-port", "0", "--model", "x=/no/such"],
             "--model x=PATH",
         ),
+        (&["--port", "0", "--ops-port", "0", "--config", "/no/such"], "/no/such"),
         (
-            &["--port", "0", "--ops-port", "0", "--config", "/no/such"],
-            "/no/such",
-        ),
-        (
-            &[
-                "--port",
-                "0",
-                "--ops-port",
-                "0",
-                "--worker-binary",
-                "/no/such",
-            ],
+            &["--port", "0", "--ops-port", "0", "--worker-binary", "/no/such"],
             "--worker-binary",
         ),
     ];
@@ -266,18 +206,7 @@ fn what_cannot_be_done_is_told_in_one_line() {
         let text = complaint(&[&base[..], more].concat());
         assert!(text.contains(hint), "{text}");
     }
-    assert!(
-        complaint(&[
-            "up",
-            "--data-dir",
-            data,
-            "--port",
-            "0",
-            "--worker-binary",
-            worker
-        ])
-        .contains("make setup")
-    );
+    assert!(complaint(&["up", "--data-dir", data, "--port", "0", "--worker-binary", worker]).contains("make setup"));
     assert!(complaint(&["keys", "list", "--data-dir", data]).contains("make up"));
     assert!(complaint(&["ledger", "verify", "--data-dir", data]).contains("--data-dir"));
 }

@@ -15,9 +15,7 @@ async fn refused(url: &str) -> BusError {
         connect_timeout_ms: 500,
         ..BusConfig::for_url(url)
     };
-    Bus::connect(&config, "test", None)
-        .await
-        .expect_err("must be refused")
+    Bus::connect(&config, "test", None).await.expect_err("must be refused")
 }
 
 #[tokio::test]
@@ -27,10 +25,7 @@ async fn trouble_at_the_start_is_named() {
         ..NatsOptions::default()
     };
     let without = NatsServer::start_with(options).await;
-    assert!(matches!(
-        refused(&without.url()).await,
-        BusError::NoJetStream { .. }
-    ));
+    assert!(matches!(refused(&without.url()).await, BusError::NoJetStream { .. }));
 
     let credentials = Some(("me".to_owned(), "s3cret".to_owned()));
     let guarded = NatsServer::start_with(NatsOptions {
@@ -39,10 +34,7 @@ async fn trouble_at_the_start_is_named() {
     })
     .await;
     let stranger = refused(&format!("nats://127.0.0.1:{}", guarded.port())).await;
-    assert!(
-        matches!(stranger, BusError::Unauthorized { .. }),
-        "{stranger}"
-    );
+    assert!(matches!(stranger, BusError::Unauthorized { .. }), "{stranger}");
     connect(&guarded).await.round_trip(LONG).await.unwrap();
 
     let url = without.url();
@@ -62,13 +54,7 @@ async fn connecting_waits_for_a_server_that_comes_up() {
     server.kill();
     let connecting = tokio::spawn(async move { Bus::connect(&config, "test", None).await });
     server.restart().await;
-    connecting
-        .await
-        .unwrap()
-        .unwrap()
-        .round_trip(LONG)
-        .await
-        .unwrap();
+    connecting.await.unwrap().unwrap().round_trip(LONG).await.unwrap();
 }
 
 #[tokio::test]
@@ -95,9 +81,7 @@ async fn everything_fails_fast_without_a_connection_and_works_again_after_it() {
         bus.publish("news", Headers::new(), Bytes::new()).await,
         Err(BusError::Disconnected)
     );
-    let request = bus
-        .request("news", Headers::new(), Bytes::new(), LONG)
-        .await;
+    let request = bus.request("news", Headers::new(), Bytes::new(), LONG).await;
     assert_eq!(request.expect_err("no connection"), BusError::Disconnected);
     assert_eq!(bus.round_trip(LONG).await, Err(BusError::Disconnected));
     assert!(started.elapsed() < LONG, "nothing waited for its timeout");
@@ -108,14 +92,8 @@ async fn everything_fails_fast_without_a_connection_and_works_again_after_it() {
     bus.publish("news", Headers::new(), Bytes::from_static(b"after"))
         .await
         .unwrap();
-    let message = tokio::time::timeout(LONG, news.next())
-        .await
-        .unwrap()
-        .unwrap();
-    assert_eq!(
-        message.payload, "after",
-        "nothing from before is delivered late"
-    );
+    let message = tokio::time::timeout(LONG, news.next()).await.unwrap().unwrap();
+    assert_eq!(message.payload, "after", "nothing from before is delivered late");
     eventually("the loss is counted", LONG, || async {
         lost.load(Ordering::Relaxed) == 1
     })
@@ -137,10 +115,7 @@ async fn closing_sends_everything_first() {
     }
     sender.close(LONG).await;
     for number in 0..5_000_u32 {
-        let message = tokio::time::timeout(LONG, messages.next())
-            .await
-            .unwrap()
-            .unwrap();
+        let message = tokio::time::timeout(LONG, messages.next()).await.unwrap().unwrap();
         assert_eq!(message.payload, number.to_string());
     }
 }
@@ -158,14 +133,9 @@ async fn a_full_subscription_is_counted() {
     );
     let mut messages = slow.subscribe("flood", None).await.unwrap();
     for _ in 0..100 {
-        fast.publish("flood", Headers::new(), Bytes::new())
-            .await
-            .unwrap();
+        fast.publish("flood", Headers::new(), Bytes::new()).await.unwrap();
     }
     fast.round_trip(LONG).await.unwrap();
-    eventually("drops are counted", LONG, || async {
-        slow.stats().dropped > 0
-    })
-    .await;
+    eventually("drops are counted", LONG, || async { slow.stats().dropped > 0 }).await;
     assert!(messages.next().await.is_some());
 }

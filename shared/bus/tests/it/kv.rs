@@ -35,16 +35,12 @@ async fn writes_compare_and_set() {
     let first = kv.create("a", bytes("1")).await.unwrap();
     assert_eq!(
         kv.create("a", bytes("x")).await,
-        Err(KvError::WrongRevision {
-            key: "a".to_owned()
-        })
+        Err(KvError::WrongRevision { key: "a".to_owned() })
     );
     let second = kv_again.update("a", bytes("2"), first).await.unwrap();
     assert_eq!(
         kv.update("a", bytes("x"), first).await,
-        Err(KvError::WrongRevision {
-            key: "a".to_owned()
-        })
+        Err(KvError::WrongRevision { key: "a".to_owned() })
     );
     let entry = kv.get("a").await.unwrap().unwrap();
     assert_eq!(
@@ -138,12 +134,7 @@ async fn a_lost_bucket_is_read_from_the_start() {
     assert_eq!(next(&mut watch).await, WatchEvent::InitialDone);
     server.restart().await;
     is_connected(&bus).await;
-    bus.kv(&spec)
-        .await
-        .unwrap()
-        .put("d", bytes("2"))
-        .await
-        .unwrap();
+    bus.kv(&spec).await.unwrap().put("d", bytes("2")).await.unwrap();
     assert_eq!(next(&mut watch).await, WatchEvent::Reset);
     assert_eq!(put(&mut watch).await, ("d".to_owned(), bytes("2")));
 }

@@ -1,10 +1,5 @@
 //! The bus against a real nats-server, one server per test.
-#![expect(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "tests"
-)]
+#![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
 
 mod connection;
 mod kv;

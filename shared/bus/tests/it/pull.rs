@@ -91,21 +91,11 @@ async fn unused_credits_come_back_when_a_pull_expires() {
     let mut puller = Puller::new(&bus).await.unwrap();
     // Two pulls at once: which one the message answers is not known, the sum is.
     puller
-        .request(
-            &all,
-            5,
-            Duration::from_millis(200),
-            Duration::from_millis(100),
-        )
+        .request(&all, 5, Duration::from_millis(200), Duration::from_millis(100))
         .await
         .unwrap();
     puller
-        .request(
-            &all,
-            3,
-            Duration::from_millis(400),
-            Duration::from_millis(200),
-        )
+        .request(&all, 3, Duration::from_millis(400), Duration::from_millis(200))
         .await
         .unwrap();
     job(&mut puller).await.ack().await.unwrap();
@@ -142,10 +132,7 @@ async fn a_consumer_that_is_not_there_is_named() {
     else {
         panic!("no job")
     };
-    assert_eq!(
-        (consumer, unused_credits, reason),
-        (none, 4, EndReason::NoConsumer)
-    );
+    assert_eq!((consumer, unused_credits, reason), (none, 4, EndReason::NoConsumer));
 
     puller.request(&all, 4, EXPIRES, BEAT).await.unwrap();
     eventually("the pull waits", LONG, || async {
@@ -154,9 +141,7 @@ async fn a_consumer_that_is_not_there_is_named() {
     .await;
     assert!(bus.delete_stream("WORK").await.unwrap());
     let PullEvent::Ended {
-        unused_credits,
-        reason,
-        ..
+        unused_credits, reason, ..
     } = next(&mut puller).await
     else {
         panic!("no job")
@@ -208,10 +193,7 @@ async fn somebody_else_can_give_a_dead_workers_job_back() {
     gateway.nak_at(&ack_subject).await.unwrap();
     let again = job(&mut living).await;
     assert_eq!(again.delivered(), 2);
-    gateway
-        .term_at(again.ack_subject(), "cancelled")
-        .await
-        .unwrap();
+    gateway.term_at(again.ack_subject(), "cancelled").await.unwrap();
     again.forget();
     eventually("it is out of the queue", LONG, || async {
         bus.stream_info("WORK").await.unwrap().messages == 0
@@ -263,10 +245,7 @@ async fn pulls_survive_a_restart_of_the_server() {
     else {
         panic!("no job")
     };
-    assert_eq!(
-        (consumer, unused_credits, reason),
-        (idle, 5, EndReason::Disconnected)
-    );
+    assert_eq!((consumer, unused_credits, reason), (idle, 5, EndReason::Disconnected));
     assert_eq!(puller.outstanding_total(), 0);
 
     server.restart().await;
@@ -303,12 +282,7 @@ async fn closing_under_load_loses_nothing() {
         let worker = connect(&server).await;
         let mut puller = Puller::new(&worker).await.unwrap();
         puller
-            .request(
-                &all,
-                40,
-                Duration::from_millis(300),
-                Duration::from_millis(100),
-            )
+            .request(&all, 40, Duration::from_millis(300), Duration::from_millis(100))
             .await
             .unwrap();
         for _ in 0..5 {

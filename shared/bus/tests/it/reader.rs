@@ -88,15 +88,8 @@ async fn a_restart_of_the_server_makes_no_gap_and_no_repeat() {
 async fn a_lost_stream_is_an_error_not_silence() {
     let mut server = NatsServer::start().await;
     let bus = connect(&server).await;
-    let error = bus
-        .reader("LOG", 0)
-        .next_batch(1, LONG)
-        .await
-        .expect_err("no stream");
-    assert!(
-        matches!(error, JetStreamError::NotFound { .. }),
-        "{error:?}"
-    );
+    let error = bus.reader("LOG", 0).next_batch(1, LONG).await.expect_err("no stream");
+    assert!(matches!(error, JetStreamError::NotFound { .. }), "{error:?}");
 
     bus.ensure_stream(&log(Storage::Memory)).await.unwrap();
     store_up_to(&bus, 1, 10).await;
@@ -105,10 +98,7 @@ async fn a_lost_stream_is_an_error_not_silence() {
     server.restart().await;
     is_connected(&bus).await;
     bus.ensure_stream(&log(Storage::Memory)).await.unwrap();
-    let error = reader
-        .next_batch(1, LONG)
-        .await
-        .expect_err("the stream is shorter");
+    let error = reader.next_batch(1, LONG).await.expect_err("the stream is shorter");
     let expected = JetStreamError::WentBack {
         stream: "LOG".to_owned(),
         last_sequence: 0,

@@ -84,12 +84,7 @@ async fn timeouts_leave_nothing_behind_and_late_answers_reach_nobody() {
     let mut requests = service.subscribe("slow", None).await.unwrap();
     for _ in 0..2_000 {
         let error = caller
-            .request(
-                "slow",
-                Headers::new(),
-                Bytes::new(),
-                Duration::from_micros(50),
-            )
+            .request("slow", Headers::new(), Bytes::new(), Duration::from_micros(50))
             .await
             .expect_err("nobody answers");
         assert!(matches!(error, BusError::Timeout { .. }));
@@ -107,10 +102,7 @@ async fn timeouts_leave_nothing_behind_and_late_answers_reach_nobody() {
         .await;
     assert!(first.is_err());
     let late = loop {
-        let request = tokio::time::timeout(LONG, requests.next())
-            .await
-            .unwrap()
-            .unwrap();
+        let request = tokio::time::timeout(LONG, requests.next()).await.unwrap().unwrap();
         if request.payload == "first" {
             break request;
         }
@@ -123,21 +115,14 @@ async fn timeouts_leave_nothing_behind_and_late_answers_reach_nobody() {
                 .await
         })
     };
-    let request = tokio::time::timeout(LONG, requests.next())
-        .await
-        .unwrap()
-        .unwrap();
+    let request = tokio::time::timeout(LONG, requests.next()).await.unwrap().unwrap();
     assert_eq!(request.payload, "second");
     service
         .respond(&late, Headers::new(), Bytes::from_static(b"for the first"))
         .await
         .unwrap();
     service
-        .respond(
-            &request,
-            Headers::new(),
-            Bytes::from_static(b"for the second"),
-        )
+        .respond(&request, Headers::new(), Bytes::from_static(b"for the second"))
         .await
         .unwrap();
     assert_eq!(second.await.unwrap().unwrap().payload, "for the second");
@@ -154,28 +139,17 @@ async fn a_lost_connection_fails_what_is_in_flight() {
         let caller = caller.clone();
         tokio::spawn(async move {
             caller
-                .request(
-                    "slow",
-                    Headers::new(),
-                    Bytes::new(),
-                    Duration::from_secs(3_600),
-                )
+                .request("slow", Headers::new(), Bytes::new(), Duration::from_secs(3_600))
                 .await
         })
     };
-    tokio::time::timeout(LONG, requests.next())
-        .await
-        .unwrap()
-        .unwrap();
+    tokio::time::timeout(LONG, requests.next()).await.unwrap().unwrap();
     server.kill();
     let answer = tokio::time::timeout(LONG, call)
         .await
         .expect("not after an hour")
         .unwrap();
-    assert_eq!(
-        answer.expect_err("the connection is gone"),
-        BusError::Disconnected
-    );
+    assert_eq!(answer.expect_err("the connection is gone"), BusError::Disconnected);
     assert_eq!(caller.stats().in_flight, 0);
 }
 
@@ -197,8 +171,7 @@ async fn a_stopped_loop_finishes_what_is_in_hand() {
             };
             service
                 .serve(subscription, options, stop, |message| {
-                    let (gate, running, most) =
-                        (Arc::clone(&gate), Arc::clone(&running), Arc::clone(&most));
+                    let (gate, running, most) = (Arc::clone(&gate), Arc::clone(&running), Arc::clone(&most));
                     async move {
                         let now = running.fetch_add(1, Ordering::SeqCst) + 1;
                         most.fetch_max(now, Ordering::SeqCst);
@@ -213,11 +186,7 @@ async fn a_stopped_loop_finishes_what_is_in_hand() {
     let calls: Vec<_> = (0..10)
         .map(|_| {
             let caller = caller.clone();
-            tokio::spawn(async move {
-                caller
-                    .request("work", Headers::new(), Bytes::new(), LONG)
-                    .await
-            })
+            tokio::spawn(async move { caller.request("work", Headers::new(), Bytes::new(), LONG).await })
         })
         .collect();
     eventually("three are in hand", LONG, || async {
@@ -251,26 +220,12 @@ async fn an_inbox_takes_everything_under_its_prefix() {
     bus.publish("replies.gw2.7", Headers::new(), Bytes::from_static(b"b"))
         .await
         .unwrap();
-    bus.publish_with_reply(
-        "nobody.there",
-        "replies.gw1.8.ack",
-        Headers::new(),
-        Bytes::new(),
-    )
-    .await
-    .unwrap();
-    let first = tokio::time::timeout(LONG, inbox.next())
+    bus.publish_with_reply("nobody.there", "replies.gw1.8.ack", Headers::new(), Bytes::new())
         .await
-        .unwrap()
         .unwrap();
-    assert_eq!(
-        (first.subject(), &first.payload[..]),
-        ("replies.gw1.7", &b"a"[..])
-    );
-    let second = tokio::time::timeout(LONG, inbox.next())
-        .await
-        .unwrap()
-        .unwrap();
+    let first = tokio::time::timeout(LONG, inbox.next()).await.unwrap().unwrap();
+    assert_eq!((first.subject(), &first.payload[..]), ("replies.gw1.7", &b"a"[..]));
+    let second = tokio::time::timeout(LONG, inbox.next()).await.unwrap().unwrap();
     assert_eq!(second.subject(), "replies.gw1.8.ack");
     assert!(second.is_no_responders());
     assert!(inbox.try_next().is_none());

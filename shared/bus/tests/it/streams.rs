@@ -23,14 +23,9 @@ async fn many_processes_may_ask_for_the_same_stream_at_once() {
     }
     let bus = connect(&server).await;
     store(&bus, "work.a", "kept").await;
-    bus.ensure_stream(&queue("WORK", Storage::Memory))
-        .await
-        .unwrap();
+    bus.ensure_stream(&queue("WORK", Storage::Memory)).await.unwrap();
     let info = bus.stream_info("WORK").await.unwrap();
-    assert_eq!(
-        (info.messages, info.consumers, info.last_sequence),
-        (1, 1, 1)
-    );
+    assert_eq!((info.messages, info.consumers, info.last_sequence), (1, 1, 1));
     assert!(info.first_time.is_some());
     assert_eq!(bus.stream_names("WO").await.unwrap(), ["WORK"]);
     assert!(bus.stream_names("X").await.unwrap().is_empty());
@@ -56,13 +51,9 @@ async fn the_specs_of_the_mesh_are_taken_as_they_are() {
         schemas::work::Lane::Batch,
         schemas::work::Lane::Background,
     ] {
-        bus.ensure_consumer(&streams::work_lane("m", lane))
-            .await
-            .unwrap();
+        bus.ensure_consumer(&streams::work_lane("m", lane)).await.unwrap();
     }
-    bus.ensure_consumer(&streams::dead_letter_mover())
-        .await
-        .unwrap();
+    bus.ensure_consumer(&streams::dead_letter_mover()).await.unwrap();
     bus.kv(&streams::jwks_bucket()).await.unwrap();
     bus.kv(&streams::models_bucket()).await.unwrap();
 }
@@ -102,20 +93,14 @@ async fn what_can_change_is_changed_and_what_cannot_is_named() {
     changed.ack_wait_ms = 5_000;
     bus.ensure_consumer(&changed).await.unwrap();
     changed.deliver_from_sequence = Some(3);
-    let error = bus
-        .ensure_consumer(&changed)
-        .await
-        .expect_err("start cannot change");
+    let error = bus.ensure_consumer(&changed).await.expect_err("start cannot change");
     assert_eq!(fields(error).0, "consumer all of WORK");
 
     let error = bus
         .ensure_consumer(&consumer("NONE", "all"))
         .await
         .expect_err("no such stream");
-    assert!(
-        matches!(error, JetStreamError::NotFound { .. }),
-        "{error:?}"
-    );
+    assert!(matches!(error, JetStreamError::NotFound { .. }), "{error:?}");
 }
 
 #[tokio::test]
@@ -129,9 +114,7 @@ async fn every_limit_has_its_name() {
                 .await
         }
     };
-    let error = publish("work.a", Headers::new(), 1)
-        .await
-        .expect_err("no stream");
+    let error = publish("work.a", Headers::new(), 1).await.expect_err("no stream");
     assert_eq!(
         error,
         PublishError::NoStream {
@@ -154,27 +137,16 @@ async fn every_limit_has_its_name() {
             limit,
         })
     };
-    assert_eq!(
-        publish("work.a", id("3"), 1).await,
-        full(FullLimit::SubjectMessages)
-    );
+    assert_eq!(publish("work.a", id("3"), 1).await, full(FullLimit::SubjectMessages));
     publish("work.b", id("4"), 1).await.unwrap();
-    assert_eq!(
-        publish("work.c", id("5"), 1).await,
-        full(FullLimit::StreamMessages)
-    );
+    assert_eq!(publish("work.c", id("5"), 1).await, full(FullLimit::StreamMessages));
     assert_eq!(
         publish("work.d", id("6"), 2_000).await,
         Err(PublishError::TooLarge {
             stream: "WORK".to_owned()
         })
     );
-    let wrong = publish(
-        "work.b",
-        Headers::new().with("Nats-Expected-Last-Sequence", 1),
-        1,
-    )
-    .await;
+    let wrong = publish("work.b", Headers::new().with("Nats-Expected-Last-Sequence", 1), 1).await;
     assert!(
         matches!(
             wrong,
@@ -213,10 +185,7 @@ async fn acknowledgements_may_come_to_an_inbox_of_the_callers_own() {
     bus.publish_with_reply("work.a", "replies.gw1.0", Headers::new(), Bytes::new())
         .await
         .unwrap();
-    let answer = tokio::time::timeout(LONG, inbox.next())
-        .await
-        .unwrap()
-        .unwrap();
+    let answer = tokio::time::timeout(LONG, inbox.next()).await.unwrap().unwrap();
     assert_eq!(
         parse_publish_ack(&answer),
         Err(PublishError::NoStream {
@@ -224,16 +193,11 @@ async fn acknowledgements_may_come_to_an_inbox_of_the_callers_own() {
         })
     );
 
-    bus.ensure_stream(&queue("WORK", Storage::Memory))
-        .await
-        .unwrap();
+    bus.ensure_stream(&queue("WORK", Storage::Memory)).await.unwrap();
     bus.publish_with_reply("work.a", "replies.gw1.1", Headers::new(), Bytes::new())
         .await
         .unwrap();
-    let answer = tokio::time::timeout(LONG, inbox.next())
-        .await
-        .unwrap()
-        .unwrap();
+    let answer = tokio::time::timeout(LONG, inbox.next()).await.unwrap().unwrap();
     let ack = parse_publish_ack(&answer).unwrap();
     assert_eq!(
         (answer.subject(), ack.stream.as_str(), ack.sequence),
@@ -245,20 +209,14 @@ async fn acknowledgements_may_come_to_an_inbox_of_the_callers_own() {
 async fn single_messages_are_read_and_deleted() {
     let server = NatsServer::start().await;
     let bus = connect(&server).await;
-    bus.ensure_stream(&queue("WORK", Storage::Memory))
-        .await
-        .unwrap();
+    bus.ensure_stream(&queue("WORK", Storage::Memory)).await.unwrap();
     let headers = Headers::new().with("Portalis-Deadline", 7);
     bus.publish_acked("work.a", headers, Bytes::from_static(b"\0\xffbytes"), LONG)
         .await
         .unwrap();
     let message = bus.get_message("WORK", 1).await.unwrap();
     assert_eq!(
-        (
-            message.sequence,
-            message.subject.as_str(),
-            &message.payload[..]
-        ),
+        (message.sequence, message.subject.as_str(), &message.payload[..]),
         (1, "work.a", &b"\0\xffbytes"[..])
     );
     assert_eq!(message.headers.get_u64("Portalis-Deadline"), Some(7));

@@ -25,13 +25,7 @@ enum Linear {
 }
 
 impl Linear {
-    fn run(
-        &self,
-        exec: &mut CpuExec,
-        a: &[f32],
-        epilogue: Epilogue<'_>,
-        out: &mut [f32],
-    ) -> Result<(), ShapeError> {
+    fn run(&self, exec: &mut CpuExec, a: &[f32], epilogue: Epilogue<'_>, out: &mut [f32]) -> Result<(), ShapeError> {
         match self {
             Self::Float(weights) => gemm(exec, a, weights, epilogue, out),
             Self::Int8(weights) => gemm_i8(exec, a, weights, epilogue, out),
@@ -79,9 +73,8 @@ impl Bert {
         let config = &description.bert;
         let mut loader = Loader::new(exec, weights, config, precision);
         let tables = loader.tables()?;
-        let layers: Result<Vec<Layer>, LoadError> = (0..config.num_hidden_layers)
-            .map(|index| loader.layer(index))
-            .collect();
+        let layers: Result<Vec<Layer>, LoadError> =
+            (0..config.num_hidden_layers).map(|index| loader.layer(index)).collect();
         Ok(Self {
             heads: Heads {
                 count: config.num_attention_heads,
@@ -109,10 +102,7 @@ impl Bert {
             grown(&mut activations.hidden, tokens * width),
             grown(&mut activations.context, tokens * width),
         );
-        let wide = grown(
-            &mut activations.wide,
-            tokens * self.intermediate.max(3 * width),
-        );
+        let wide = grown(&mut activations.wide, tokens * self.intermediate.max(3 * width));
         embed(exec, &self.tables, ids, cu_seqlens, x)?;
         for layer in &self.layers {
             let qkv = &mut wide[..tokens * 3 * width];
@@ -150,12 +140,7 @@ struct Loader<'a> {
 }
 
 impl<'a> Loader<'a> {
-    fn new(
-        exec: &'a mut CpuExec,
-        weights: &'a Weights,
-        config: &'a BertConfig,
-        precision: Precision,
-    ) -> Self {
+    fn new(exec: &'a mut CpuExec, weights: &'a Weights, config: &'a BertConfig, precision: Precision) -> Self {
         let prefixed = weights.has("bert.embeddings.word_embeddings.weight");
         Self {
             exec,
@@ -180,10 +165,7 @@ impl<'a> Loader<'a> {
     fn tables(&self) -> Result<EmbeddingTables, LoadError> {
         let config = self.config;
         let width = config.hidden_size;
-        let word = self.tensor(
-            "embeddings.word_embeddings.weight",
-            &[config.vocab_size, width],
-        )?;
+        let word = self.tensor("embeddings.word_embeddings.weight", &[config.vocab_size, width])?;
         let position = self.tensor(
             "embeddings.position_embeddings.weight",
             &[config.max_position_embeddings, width],
@@ -193,13 +175,8 @@ impl<'a> Loader<'a> {
             &[config.type_vocab_size, width],
         )?;
         let norm = self.norm("embeddings.LayerNorm")?;
-        EmbeddingTables::new(
-            word.into_owned(),
-            position.into_owned(),
-            &types[..width],
-            norm,
-        )
-        .map_err(|source| self.shape(source))
+        EmbeddingTables::new(word.into_owned(), position.into_owned(), &types[..width], norm)
+            .map_err(|source| self.shape(source))
     }
 
     fn norm(&self, name: &str) -> Result<LayerNorm, LoadError> {
@@ -207,8 +184,7 @@ impl<'a> Loader<'a> {
         let weight = self.tensor(&format!("{name}.weight"), &[width])?;
         let bias = self.tensor(&format!("{name}.bias"), &[width])?;
         let epsilon = self.config.layer_norm_eps as f32;
-        LayerNorm::new(weight.into_owned(), bias.into_owned(), epsilon)
-            .map_err(|source| self.shape(source))
+        LayerNorm::new(weight.into_owned(), bias.into_owned(), epsilon).map_err(|source| self.shape(source))
     }
 
     fn layer(&mut self, index: usize) -> Result<Layer, LoadError> {
@@ -227,12 +203,7 @@ impl<'a> Loader<'a> {
     }
 
     /// One matrix from the named ones, `[columns, depth]` each, one below the other.
-    fn linear(
-        &mut self,
-        names: &[String],
-        depth: usize,
-        columns: usize,
-    ) -> Result<Linear, LoadError> {
+    fn linear(&mut self, names: &[String], depth: usize, columns: usize) -> Result<Linear, LoadError> {
         let mut weight = Cow::Borrowed(&[][..]);
         let mut bias = Vec::with_capacity(columns * names.len());
         for name in names {
@@ -246,12 +217,8 @@ impl<'a> Loader<'a> {
         }
         let exec = &mut *self.exec;
         let packed = match self.precision {
-            Precision::F32 => {
-                PackedWeights::pack(exec, &weight, &bias, depth, Storage::F32).map(Linear::Float)
-            }
-            Precision::Bf16 => {
-                PackedWeights::pack(exec, &weight, &bias, depth, Storage::Bf16).map(Linear::Float)
-            }
+            Precision::F32 => PackedWeights::pack(exec, &weight, &bias, depth, Storage::F32).map(Linear::Float),
+            Precision::Bf16 => PackedWeights::pack(exec, &weight, &bias, depth, Storage::Bf16).map(Linear::Float),
             Precision::Int8 => PackedWeightsI8::pack(exec, &weight, &bias, depth).map(Linear::Int8),
         };
         packed.map_err(|source| self.shape(source))

@@ -23,9 +23,7 @@ pub(crate) struct Case {
 
 impl Case {
     pub(crate) fn vector(&self) -> Vec<f32> {
-        let bytes = base64::engine::general_purpose::STANDARD
-            .decode(&self.vector)
-            .unwrap();
+        let bytes = base64::engine::general_purpose::STANDARD.decode(&self.vector).unwrap();
         let (quads, rest) = bytes.as_chunks::<4>();
         assert!(rest.is_empty());
         quads.iter().map(|quad| f32::from_le_bytes(*quad)).collect()
@@ -33,8 +31,7 @@ impl Case {
 }
 
 pub(crate) fn fixture() -> Fixture {
-    let fixture: Fixture =
-        serde_json::from_str(include_str!("../fixtures/minilm_64.json")).unwrap();
+    let fixture: Fixture = serde_json::from_str(include_str!("../fixtures/minilm_64.json")).unwrap();
     assert_eq!(fixture.texts.len(), 64);
     fixture
 }
@@ -64,11 +61,6 @@ pub(crate) fn load(precision: Precision, threads: usize) -> EmbeddingModel {
 /// Cosine similarity in f64.
 pub(crate) fn cosine(a: &[f32], b: &[f32]) -> f64 {
     assert_eq!(a.len(), b.len());
-    let dot = |a: &[f32], b: &[f32]| -> f64 {
-        a.iter()
-            .zip(b)
-            .map(|(a, b)| f64::from(*a) * f64::from(*b))
-            .sum()
-    };
+    let dot = |a: &[f32], b: &[f32]| -> f64 { a.iter().zip(b).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum() };
     dot(a, b) / (dot(a, a) * dot(b, b)).sqrt()
 }

@@ -55,9 +55,8 @@ fn write_weights(directory: &Path, shapes: &BTreeMap<String, Vec<usize>>) {
         .iter()
         .map(|(name, shape)| {
             let count = shape.iter().product::<usize>();
-            let values = (0..count).map(|i| {
-                ((i * 7 + name.trim_start_matches("bert.").len()) % 13) as f32 / 13.0 - 0.4
-            });
+            let values =
+                (0..count).map(|i| ((i * 7 + name.trim_start_matches("bert.").len()) % 13) as f32 / 13.0 - 0.4);
             (name, shape, values.flat_map(f32::to_le_bytes).collect())
         })
         .collect();
@@ -96,10 +95,7 @@ fn a_small_model_loads_with_plain_and_with_prefixed_names() {
     let expected = embed(&plain);
     assert_eq!(expected.row(0).unwrap().len(), 8);
     let renamed = |(name, shape)| (format!("bert.{name}"), shape);
-    write_weights(
-        directory.path(),
-        &shapes().into_iter().map(renamed).collect(),
-    );
+    write_weights(directory.path(), &shapes().into_iter().map(renamed).collect());
     let prefixed = load(directory.path()).unwrap();
     assert_ne!(plain.info().revision, prefixed.info().revision);
     assert_eq!(embed(&prefixed), expected);

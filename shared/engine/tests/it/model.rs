@@ -1,18 +1,12 @@
 //! Ids and vectors of the real model against the fixture; input: the 64 texts, output: equality of ids, bounds on cosines.
 
-use engine::{
-    ComputeError, EmbeddingModel, Input, InputError, Pooling, Precision, TokenIds, Truncate,
-};
+use engine::{ComputeError, EmbeddingModel, Input, InputError, Pooling, Precision, TokenIds, Truncate};
 
 use crate::fixture::{cosine, fixture, load};
 
 fn tokens(model: &EmbeddingModel) -> Vec<TokenIds> {
     let tokenize = |text: &str| model.tokenize(Input::Text(text), Truncate::End).unwrap();
-    fixture()
-        .texts
-        .iter()
-        .map(|case| tokenize(&case.text))
-        .collect()
+    fixture().texts.iter().map(|case| tokenize(&case.text)).collect()
 }
 
 /// Smallest cosine over the fixture, all texts in one batch.
@@ -97,10 +91,7 @@ fn long_inputs_are_refused_or_cut_at_the_chosen_end() {
     let input = Input::Text(&text);
     assert_eq!(
         model.tokenize(input, Truncate::None),
-        Err(InputError::TooLong {
-            tokens: 502,
-            max: 256
-        })
+        Err(InputError::TooLong { tokens: 502, max: 256 })
     );
     let start = model.tokenize(input, Truncate::Start).unwrap();
     let end = model.tokenize(input, Truncate::End).unwrap();
@@ -128,21 +119,12 @@ fn wrong_inputs_are_refused() {
         id: 30_522,
         vocab: 30_522,
     };
-    assert_eq!(
-        model.tokenize(Input::Tokens(&[7, 30_522]), none),
-        Err(outside.clone())
-    );
+    assert_eq!(model.tokenize(Input::Tokens(&[7, 30_522]), none), Err(outside.clone()));
     let batch = |ids: Vec<u32>| model.embed(&[TokenIds::new(vec![101, 102]), TokenIds::new(ids)]);
     for (ids, expected) in [
         (vec![30_522], outside),
         (vec![], InputError::Empty),
-        (
-            vec![1; 513],
-            InputError::TooLong {
-                tokens: 513,
-                max: 512,
-            },
-        ),
+        (vec![1; 513], InputError::TooLong { tokens: 513, max: 512 }),
     ] {
         match batch(ids) {
             Err(ComputeError::Sequence { index: 1, source }) => assert_eq!(source, expected),
@@ -164,11 +146,7 @@ fn threads_may_share_a_model() {
             scope.spawn(move || {
                 for _ in 0..3 {
                     assert_eq!(&model.embed(&tokens[..8]).unwrap(), expected);
-                    assert!(
-                        model
-                            .tokenize(Input::Text("meanwhile"), Truncate::None)
-                            .is_ok()
-                    );
+                    assert!(model.tokenize(Input::Text("meanwhile"), Truncate::None).is_ok());
                 }
             });
         }

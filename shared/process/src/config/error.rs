@@ -102,25 +102,16 @@ pub(super) fn key_error(
         Segment::Map { key } => Some(key.clone()),
         _ => None,
     });
-    let path: Vec<String> = section
-        .map(str::to_owned)
-        .into_iter()
-        .chain(below)
-        .collect();
+    let path: Vec<String> = section.map(str::to_owned).into_iter().chain(below).collect();
     // Who set this key, or the section around it, or something below it.
-    let around = (0..=path.len())
-        .rev()
-        .find_map(|depth| origins.get(&path[..depth]));
+    let around = (0..=path.len()).rev().find_map(|depth| origins.get(&path[..depth]));
     let within = || {
         origins
             .iter()
             .find(|(key, _)| !path.is_empty() && key.starts_with(&path))
             .map(|(_, origin)| origin)
     };
-    let origin = around
-        .or_else(within)
-        .cloned()
-        .unwrap_or(Origin::Default(service));
+    let origin = around.or_else(within).cloned().unwrap_or(Origin::Default(service));
     let secret = path.iter().any(|part| redact::is_secret(part));
     let reason = if secret {
         "unknown, or its value has the wrong form (not shown, as it may be a secret)".to_owned()

@@ -38,12 +38,7 @@ impl Merge {
         Ok(())
     }
 
-    pub(super) fn set(
-        &mut self,
-        path: &[String],
-        setting: Setting,
-        origin: &Origin,
-    ) -> Result<(), ConfigError> {
+    pub(super) fn set(&mut self, path: &[String], setting: Setting, origin: &Origin) -> Result<(), ConfigError> {
         let Some((last, sections)) = path.split_last() else {
             return Ok(());
         };

@@ -65,11 +65,7 @@ async fn serve(_: Config, _: Context) -> anyhow::Result<()> {
 }
 
 fn environment(variables: &[(&str, &str)]) -> Result<Layers, ConfigError> {
-    Layers::new().environment(
-        variables
-            .iter()
-            .map(|(name, value)| (name.into(), value.into())),
-    )
+    Layers::new().environment(variables.iter().map(|(name, value)| (name.into(), value.into())))
 }
 
 fn load(layers: Layers) -> Result<Loaded<Config>, ConfigError> {
@@ -156,11 +152,17 @@ fn a_text_stays_a_text_where_the_default_is_one() {
 #[test]
 fn an_unknown_key_or_a_wrong_value_names_key_and_origin() {
     let unknown = message(load(environment(&[("PORTALIS__HTTP__PROT", "1")]).unwrap()));
-    assert!(unknown.starts_with("configuration key `http.prot` from environment variable PORTALIS__HTTP__PROT: unknown field"), "{unknown}");
-    let wrong = message(load(
-        environment(&[("PORTALIS__HTTP__PORT", "70000")]).unwrap(),
-    ));
-    assert!(wrong.starts_with("configuration key `http.port` from environment variable PORTALIS__HTTP__PORT: invalid value"), "{wrong}");
+    assert!(
+        unknown
+            .starts_with("configuration key `http.prot` from environment variable PORTALIS__HTTP__PROT: unknown field"),
+        "{unknown}"
+    );
+    let wrong = message(load(environment(&[("PORTALIS__HTTP__PORT", "70000")]).unwrap()));
+    assert!(
+        wrong
+            .starts_with("configuration key `http.port` from environment variable PORTALIS__HTTP__PORT: invalid value"),
+        "{wrong}"
+    );
 
     let (_folder, path) = file("[htpp]\nport = 1");
     let section = message(load(Layers::new().file(&path).unwrap()));
@@ -193,23 +195,14 @@ fn an_unknown_key_or_a_wrong_value_names_key_and_origin() {
     );
     let value = message(load(environment(&[("PORTALIS__HTTP", "1")]).unwrap()));
     assert!(
-        value.starts_with(
-            "configuration key `http` from environment variable PORTALIS__HTTP: invalid type"
-        ),
+        value.starts_with("configuration key `http` from environment variable PORTALIS__HTTP: invalid type"),
         "{value}"
     );
 }
 
 #[test]
 fn variables_of_other_services_are_noted_and_ignored() {
-    let loaded = load(
-        environment(&[
-            ("PORTALIS__LEDGER__PATH", "x"),
-            ("PORTALIS__HTTP__PORT", "1"),
-        ])
-        .unwrap(),
-    )
-    .unwrap();
+    let loaded = load(environment(&[("PORTALIS__LEDGER__PATH", "x"), ("PORTALIS__HTTP__PORT", "1")]).unwrap()).unwrap();
     assert_eq!(
         loaded.notes,
         ["PORTALIS__LEDGER__PATH is for another service and ignored"]
@@ -221,10 +214,7 @@ fn variables_of_other_services_are_noted_and_ignored() {
 fn what_is_not_a_setting_is_refused() {
     for name in ["PORTALIS__", "PORTALIS__HTTP__", "PORTALIS____PORT"] {
         assert!(
-            matches!(
-                environment(&[(name, "1")]),
-                Err(ConfigError::Variable { .. })
-            ),
+            matches!(environment(&[(name, "1")]), Err(ConfigError::Variable { .. })),
             "{name}"
         );
     }
@@ -253,19 +243,9 @@ fn no_error_and_no_print_shows_a_secret() {
             .set("http.secret", Value::Array(vec!["hunter2".into()]))
             .unwrap(),
     ));
-    assert!(
-        typed.contains("http.secret") && !typed.contains("hunter2"),
-        "{typed}"
-    );
-    let url = message(load(
-        Layers::new()
-            .assign("http.port=nats://me:hunter2@h")
-            .unwrap(),
-    ));
-    assert!(
-        url.contains("http.port") && !url.contains("hunter2"),
-        "{url}"
-    );
+    assert!(typed.contains("http.secret") && !typed.contains("hunter2"), "{typed}");
+    let url = message(load(Layers::new().assign("http.port=nats://me:hunter2@h").unwrap()));
+    assert!(url.contains("http.port") && !url.contains("hunter2"), "{url}");
 
     let layers = Layers::new()
         .assign("http.secret=hunter2")
@@ -275,27 +255,15 @@ fn no_error_and_no_print_shows_a_secret() {
     let shown = load(layers).unwrap().redacted().unwrap();
     assert!(!shown.contains("hunter2"), "{shown}");
     let table: Table = shown.parse().unwrap();
-    assert_eq!(
-        table["http"]["host"].as_str(),
-        Some("nats://[redacted]@h:1")
-    );
-    assert_eq!(
-        table["http"]["limits"]["body_bytes"].as_integer(),
-        Some(1024)
-    );
+    assert_eq!(table["http"]["host"].as_str(), Some("nats://[redacted]@h:1"));
+    assert_eq!(table["http"]["limits"]["body_bytes"].as_integer(), Some(1024));
     assert_eq!(table["process"]["drain_ms"].as_integer(), Some(25_000));
 }
 
 #[test]
 fn a_broken_default_is_told_apart() {
     let broken = Layers::new().load_on::<Config>("sample", "[http");
-    assert!(matches!(
-        broken,
-        Err(ConfigError::Defaults {
-            service: "sample",
-            ..
-        })
-    ));
+    assert!(matches!(broken, Err(ConfigError::Defaults { service: "sample", .. })));
     let incomplete = Layers::new()
         .load_on::<Config>("sample", "[http]\nport = 1")
         .unwrap_err();

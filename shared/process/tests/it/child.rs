@@ -40,11 +40,7 @@ impl Child {
             .unwrap();
         let output = Lines::of(process.stdout.take().unwrap());
         let log = Lines::of(process.stderr.take().unwrap());
-        Self {
-            process,
-            output,
-            log,
-        }
+        Self { process, output, log }
     }
 
     pub(crate) fn wait_for_step(&mut self, step: &str) {
@@ -53,9 +49,7 @@ impl Child {
 
     /// The address that the ops server logged.
     pub(crate) fn ops_address(&mut self) -> String {
-        let line = self
-            .log
-            .find(|line| line.contains("serving health and metrics"));
+        let line = self.log.find(|line| line.contains("serving health and metrics"));
         let line: serde_json::Value = serde_json::from_str(&line).unwrap();
         line["address"].as_str().unwrap().to_owned()
     }
@@ -72,12 +66,7 @@ impl Child {
     }
 
     pub(crate) fn let_go(&mut self) {
-        self.process
-            .stdin
-            .as_mut()
-            .unwrap()
-            .write_all(b"go\n")
-            .unwrap();
+        self.process.stdin.as_mut().unwrap().write_all(b"go\n").unwrap();
     }
 
     pub(crate) fn wait(mut self) -> End {
@@ -154,17 +143,10 @@ impl Lines {
 pub(crate) fn get(address: &str, path: &str) -> (u16, serde_json::Value) {
     let mut stream = TcpStream::connect(address).unwrap();
     stream.set_read_timeout(Some(LIMIT)).unwrap();
-    write!(
-        stream,
-        "GET {path} HTTP/1.1\r\nhost: test\r\nconnection: close\r\n\r\n"
-    )
-    .unwrap();
+    write!(stream, "GET {path} HTTP/1.1\r\nhost: test\r\nconnection: close\r\n\r\n").unwrap();
     let mut answer = String::new();
     stream.read_to_string(&mut answer).unwrap();
     let (head, body) = answer.split_once("\r\n\r\n").unwrap();
     let status = head.split(' ').nth(1).unwrap().parse().unwrap();
-    (
-        status,
-        serde_json::from_str(body).unwrap_or_else(|_| body.into()),
-    )
+    (status, serde_json::from_str(body).unwrap_or_else(|_| body.into()))
 }

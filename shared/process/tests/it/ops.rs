@@ -6,16 +6,13 @@ use crate::child::get;
 
 async fn ask(address: &str, path: &'static str) -> (u16, serde_json::Value) {
     let address = address.to_owned();
-    tokio::task::spawn_blocking(move || get(&address, path))
-        .await
-        .unwrap()
+    tokio::task::spawn_blocking(move || get(&address, path)).await.unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn several_services_share_a_listener() {
     let shutdown = Shutdown::new();
-    let contexts =
-        ["auth", "cache"].map(|service| Context::with_shutdown(service, shutdown.clone()));
+    let contexts = ["auth", "cache"].map(|service| Context::with_shutdown(service, shutdown.clone()));
     for (context, count) in contexts.iter().zip([3, 4]) {
         metrics::int_counter(&context.registry, "portalis_shared_total", "Shared.")
             .unwrap()
@@ -29,9 +26,7 @@ async fn several_services_share_a_listener() {
         .unwrap()
         .observe(0.2);
     }
-    let [auth, cache] = contexts
-        .each_ref()
-        .map(|context| context.health.component("bus"));
+    let [auth, cache] = contexts.each_ref().map(|context| context.health.component("bus"));
     auth.set_ready();
 
     let server = OpsServer::bind("127.0.0.1:0").await.unwrap();
@@ -76,11 +71,7 @@ async fn several_services_share_a_listener() {
         "process_open_fds ",
         "process_start_time_seconds ",
     ] {
-        assert_eq!(
-            text.lines().filter(|line| line.starts_with(name)).count(),
-            1,
-            "{name}"
-        );
+        assert_eq!(text.lines().filter(|line| line.starts_with(name)).count(), 1, "{name}");
     }
     assert!(text.contains("portalis_build_info{service=\"auth\",version="));
 

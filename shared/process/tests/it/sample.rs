@@ -61,16 +61,8 @@ async fn serve(config: Config, context: Context) -> anyhow::Result<()> {
     match mode {
         Mode::Panics => panic!("the sample was told to panic"),
         Mode::Returns => return Ok(()),
-        Mode::TaskFails => drop(
-            context
-                .tasks
-                .spawn("failing", async { anyhow::bail!("told to fail") }),
-        ),
-        Mode::TaskPanics => drop(
-            context
-                .tasks
-                .spawn("panicking", async { panic!("told to panic") }),
-        ),
+        Mode::TaskFails => drop(context.tasks.spawn("failing", async { anyhow::bail!("told to fail") })),
+        Mode::TaskPanics => drop(context.tasks.spawn("panicking", async { panic!("told to panic") })),
         Mode::StuckTask => drop(context.tasks.spawn("stuck-task", std::future::pending())),
         Mode::Polite | Mode::Stuck => {}
     }

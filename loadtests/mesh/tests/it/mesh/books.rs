@@ -53,17 +53,8 @@ impl Books {
             missing.is_empty() && surplus.is_empty(),
             "answered but not charged: {missing:?}; charged but not answered: {surplus:?}"
         );
-        assert_eq!(
-            self.count(CostKind::Computed),
-            answered.len(),
-            "one fact per request"
-        );
-        assert_eq!(
-            self.usage.computed,
-            answered.len() as u64,
-            "{:?}",
-            self.usage
-        );
+        assert_eq!(self.count(CostKind::Computed), answered.len(), "one fact per request");
+        assert_eq!(self.usage.computed, answered.len() as u64, "{:?}", self.usage);
     }
 }
 
@@ -76,19 +67,12 @@ impl Mesh {
                 return false;
             };
             let report = cost_accounting::verify(&self.ledger()).await;
-            report.is_ok_and(|report| {
-                report
-                    .position
-                    .is_some_and(|at| at.sequence >= stream.last_sequence)
-            })
+            report.is_ok_and(|report| report.position.is_some_and(|at| at.sequence >= stream.last_sequence))
         })
         .await;
         let report = cost_accounting::verify(&self.ledger()).await.unwrap();
         assert!(report.is_sound(), "{report:?}");
-        assert_eq!(
-            report.rejected_rows, self.rejected,
-            "rejected facts: {report:?}"
-        );
+        assert_eq!(report.rejected_rows, self.rejected, "rejected facts: {report:?}");
         let (mut facts, mut again) = (BTreeMap::new(), Vec::new());
         for event in self.events().await {
             if event.tenant != tenant {
@@ -100,11 +84,7 @@ impl Mesh {
             }
         }
         let usage = self.usage(tenant).await.unwrap();
-        let books = Books {
-            facts,
-            again,
-            usage,
-        };
+        let books = Books { facts, again, usage };
         let sums: u64 = books
             .facts
             .values()
@@ -120,10 +100,7 @@ impl Mesh {
         for spec in &self.specs {
             let name = streams::work_stream_name(&schemas::ids::model_slug(&spec.model));
             eventually(&format!("{name} is empty"), DEADLINE, || async {
-                self.bus
-                    .stream_info(&name)
-                    .await
-                    .is_ok_and(|info| info.messages == 0)
+                self.bus.stream_info(&name).await.is_ok_and(|info| info.messages == 0)
             })
             .await;
         }
@@ -136,10 +113,7 @@ impl Mesh {
         let mut reader = self.bus.reader(&name, 0);
         let mut events = Vec::new();
         while reader.last_sequence() < last {
-            let batch = reader
-                .next_batch(256, Duration::from_secs(1))
-                .await
-                .unwrap();
+            let batch = reader.next_batch(256, Duration::from_secs(1)).await.unwrap();
             for message in batch {
                 if let Ok(batch) = wire::decode::<CostBatch>(&message.payload) {
                     events.extend(batch.events);
@@ -160,12 +134,7 @@ impl Mesh {
         let payload = wire::encode(&get).unwrap();
         let reply = self
             .bus
-            .request(
-                subjects::USAGE_GET,
-                Headers::new(),
-                payload.into(),
-                DEADLINE,
-            )
+            .request(subjects::USAGE_GET, Headers::new(), payload.into(), DEADLINE)
             .await
             .ok()?;
         wire::decode(&reply.payload).ok()

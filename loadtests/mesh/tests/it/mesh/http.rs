@@ -94,10 +94,7 @@ impl Client {
     pub(crate) async fn send(&self, request: Request) -> Answer {
         match self.try_send(&request).await {
             Ok(answer) => answer,
-            Err(error) => panic!(
-                "{} {} was not answered: {error}",
-                request.method, request.path
-            ),
+            Err(error) => panic!("{} {} was not answered: {error}", request.method, request.path),
         }
     }
 
@@ -109,12 +106,7 @@ impl Client {
         };
         tokio::time::timeout(DEADLINE, exchange)
             .await
-            .unwrap_or_else(|_| {
-                panic!(
-                    "{} {}: no answer in {DEADLINE:?}",
-                    request.method, request.path
-                )
-            })
+            .unwrap_or_else(|_| panic!("{} {}: no answer in {DEADLINE:?}", request.method, request.path))
     }
 
     /// Sends a request and gives the connection, to be dropped by a client that leaves.
@@ -125,8 +117,7 @@ impl Client {
         // A server that refuses early may stop reading: its answer still counts.
         match stream.write_all(&bytes).await {
             Err(error)
-                if error.kind() != io::ErrorKind::BrokenPipe
-                    && error.kind() != io::ErrorKind::ConnectionReset =>
+                if error.kind() != io::ErrorKind::BrokenPipe && error.kind() != io::ErrorKind::ConnectionReset =>
             {
                 Err(error)
             }
@@ -152,10 +143,7 @@ async fn read_answer(mut stream: TcpStream) -> io::Result<Answer> {
     }
     parse(&bytes).ok_or_else(|| {
         let text = String::from_utf8_lossy(&bytes).into_owned();
-        io::Error::new(
-            io::ErrorKind::UnexpectedEof,
-            format!("no whole answer: {text:?}"),
-        )
+        io::Error::new(io::ErrorKind::UnexpectedEof, format!("no whole answer: {text:?}"))
     })
 }
 
@@ -169,19 +157,13 @@ fn parse(bytes: &[u8]) -> Option<Answer> {
         .map(|(name, value)| (name.to_ascii_lowercase(), value.trim().to_owned()))
         .collect();
     let body = bytes[end + 4..].to_vec();
-    let announced = headers
-        .get("content-length")
-        .map(|length| length.parse().ok());
+    let announced = headers.get("content-length").map(|length| length.parse().ok());
     if let Some(length) = announced
         && length != Some(body.len())
     {
         return None;
     }
-    Some(Answer {
-        status,
-        headers,
-        body,
-    })
+    Some(Answer { status, headers, body })
 }
 
 impl Answer {
@@ -207,9 +189,7 @@ impl Answer {
     /// The vectors of an embeddings answer in `float`.
     pub(crate) fn vectors(&self) -> Vec<Vec<f32>> {
         let body = self.json();
-        let data = body["data"]
-            .as_array()
-            .unwrap_or_else(|| panic!("no data: {body}"));
+        let data = body["data"].as_array().unwrap_or_else(|| panic!("no data: {body}"));
         let vector = |object: &Value| serde_json::from_value(object["embedding"].clone()).unwrap();
         data.iter().map(vector).collect()
     }
@@ -225,9 +205,6 @@ impl Answer {
     }
 
     pub(crate) fn error_code(&self) -> String {
-        self.json()["error"]["code"]
-            .as_str()
-            .unwrap_or("absent")
-            .to_owned()
+        self.json()["error"]["code"].as_str().unwrap_or("absent").to_owned()
     }
 }

@@ -24,10 +24,7 @@ pub(crate) struct Load {
 
 impl Load {
     pub(crate) fn start(client: &Client, model: &'static str, askers: usize) -> Self {
-        let (stop, answers) = (
-            Arc::<AtomicBool>::default(),
-            Arc::<Mutex<Vec<Answer>>>::default(),
-        );
+        let (stop, answers) = (Arc::<AtomicBool>::default(), Arc::<Mutex<Vec<Answer>>>::default());
         let asker = |name: usize| {
             let (client, stop, answers) = (client.clone(), Arc::clone(&stop), Arc::clone(&answers));
             tokio::spawn(async move {
@@ -37,38 +34,27 @@ impl Load {
                 while !stop.load(Ordering::Relaxed) {
                     pace.tick().await;
                     number += 1;
-                    let answer = client
-                        .embed(model, format!("asker {name} text {number}"))
-                        .await;
+                    let answer = client.embed(model, format!("asker {name} text {number}")).await;
                     answers.lock().unwrap().push(answer);
                 }
             })
         };
         let askers = (0..askers).map(asker).collect();
-        Self {
-            stop,
-            answers,
-            askers,
-        }
+        Self { stop, answers, askers }
     }
 
     /// Answers with this status so far.
     pub(crate) fn count(&self, status: u16) -> usize {
         let answers = self.answers.lock().unwrap();
-        answers
-            .iter()
-            .filter(|answer| answer.status == status)
-            .count()
+        answers.iter().filter(|answer| answer.status == status).count()
     }
 
     /// Waits for so many more answers with this status.
     pub(crate) async fn more(&self, status: u16, count: usize) {
         let wanted = self.count(status) + count;
-        eventually(
-            &format!("{count} more answers with status {status}"),
-            DEADLINE,
-            || std::future::ready(self.count(status) >= wanted),
-        )
+        eventually(&format!("{count} more answers with status {status}"), DEADLINE, || {
+            std::future::ready(self.count(status) >= wanted)
+        })
         .await;
     }
 

@@ -59,9 +59,9 @@ pub(crate) struct Running {
 
 impl Running {
     fn launch<S: Service>(settings: &[String]) -> Self {
-        let layers = settings.iter().fold(Layers::new(), |layers, setting| {
-            layers.assign(setting).unwrap()
-        });
+        let layers = settings
+            .iter()
+            .fold(Layers::new(), |layers, setting| layers.assign(setting).unwrap());
         let config = layers.load::<S>().unwrap().service;
         let context = Context::new(S::NAME);
         let serving = tokio::spawn(S::serve(config, context.clone()));
@@ -77,9 +77,7 @@ impl Running {
 
     /// Whether it still serves, with no task failed.
     pub(crate) fn is_well(&self) -> bool {
-        !self.serving.is_finished()
-            && !self.context.tasks.failed()
-            && !self.context.shutdown.is_stopping()
+        !self.serving.is_finished() && !self.context.tasks.failed() && !self.context.shutdown.is_stopping()
     }
 
     /// The sum of a metric over the series whose labels include this text.
@@ -133,27 +131,20 @@ impl Mesh {
         let server = NatsServer::start().await;
         let folder = tempfile::Builder::new().prefix("mesh-").tempdir().unwrap();
         let url = server.url();
-        let bus = Bus::connect(&BusConfig::for_url(&url), "test", None)
-            .await
-            .unwrap();
+        let bus = Bus::connect(&BusConfig::for_url(&url), "test", None).await.unwrap();
         let (beats, listening) = listen_to_beats(&bus).await;
         let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
         let bus_url = format!("bus.url={url}");
         let settings = |more: String| vec![bus_url.clone(), more];
         let services = vec![
-            Running::launch::<auth::Auth>(&settings(format!(
-                "store.path={}",
-                path("auth.sqlite3")
-            ))),
+            Running::launch::<auth::Auth>(&settings(format!("store.path={}", path("auth.sqlite3")))),
             Running::launch::<cache::Cache>(&settings("announce.interval_ms=1".to_owned())),
             Running::launch::<cost_accounting::CostAccounting>(&[
                 bus_url.clone(),
                 format!("ledger.path={}", path("ledger.db")),
                 "booking.check_ms=100".to_owned(),
             ]),
-            Running::launch::<autoscaler::Autoscaler>(&settings(
-                "actuator.kind=recommend".to_owned(),
-            )),
+            Running::launch::<autoscaler::Autoscaler>(&settings("actuator.kind=recommend".to_owned())),
         ];
         let mut mesh = Self {
             workers: Vec::new(),
@@ -221,8 +212,7 @@ impl Mesh {
                 || async {
                     let known = client.get("/v1/metadata").await.json();
                     let known = known["modelInfo"].as_array().map_or(0, Vec::len);
-                    let heard =
-                        models.is_empty() || client.get("/v1/health/ready").await.status == 200;
+                    let heard = models.is_empty() || client.get("/v1/health/ready").await.status == 200;
                     known == models.len() && heard
                 },
             )
@@ -240,9 +230,7 @@ impl Mesh {
                 panic!("the worker ended at start ({status}):\n{}", worker.log());
             }
             let beats = beats.lock().unwrap();
-            let ready = beats
-                .get(&pid)
-                .is_some_and(|beat| beat.state == InstanceState::Ready);
+            let ready = beats.get(&pid).is_some_and(|beat| beat.state == InstanceState::Ready);
             std::future::ready(ready)
         })
         .await;
@@ -256,10 +244,7 @@ impl Mesh {
 
     /// How often a worker has said something, by its latest numbers; forgets it, so that a later one is new.
     pub(crate) fn forget_beat(&self, place: usize) {
-        self.beats
-            .lock()
-            .unwrap()
-            .remove(&self.workers[place].pid());
+        self.beats.lock().unwrap().remove(&self.workers[place].pid());
     }
 
     pub(crate) fn url(&self) -> String {
@@ -300,14 +285,7 @@ impl Mesh {
     }
 
     pub(crate) async fn change_key(&self, verb: &str, kid: &str) {
-        let reply = self
-            .ask_keys(
-                verb,
-                &NameKey {
-                    kid: kid.to_owned(),
-                },
-            )
-            .await;
+        let reply = self.ask_keys(verb, &NameKey { kid: kid.to_owned() }).await;
         assert!(matches!(reply, KeysReply::Changed(_)), "{reply:?}");
     }
 
@@ -329,11 +307,7 @@ impl Mesh {
         for worker in &mut self.workers {
             if worker.ended().is_none() {
                 let status = worker.drain().await;
-                assert!(
-                    status.success(),
-                    "a worker ended with {status}:\n{}",
-                    worker.log()
-                );
+                assert!(status.success(), "a worker ended with {status}:\n{}", worker.log());
             }
         }
         for service in std::mem::take(&mut self.services) {

@@ -31,10 +31,7 @@ impl WorkerSpec {
     }
 
     pub(crate) fn echo_named(model: &str, settings: &[&str]) -> Self {
-        let first = [
-            format!("model.name={model}"),
-            "model.engine=echo".to_owned(),
-        ];
+        let first = [format!("model.name={model}"), "model.engine=echo".to_owned()];
         let rest = settings.iter().map(|setting| (*setting).to_owned());
         Self {
             model: model.to_owned(),
@@ -45,11 +42,7 @@ impl WorkerSpec {
     /// A worker with the real model.
     pub(crate) fn minilm() -> Self {
         let path = format!("model.path={}", model_dir().display());
-        let settings = [
-            format!("model.name={MINILM}"),
-            path,
-            "model.threads=1".to_owned(),
-        ];
+        let settings = [format!("model.name={MINILM}"), path, "model.threads=1".to_owned()];
         Self {
             model: MINILM.to_owned(),
             settings: settings.into(),
@@ -59,10 +52,8 @@ impl WorkerSpec {
 
 /// Folder of the real model.
 pub(crate) fn model_dir() -> PathBuf {
-    let folder = std::env::var_os("PORTALIS_TEST_MODEL_DIR").map_or_else(
-        || repository().join(".portalis/models").join(MINILM),
-        PathBuf::from,
-    );
+    let folder = std::env::var_os("PORTALIS_TEST_MODEL_DIR")
+        .map_or_else(|| repository().join(".portalis/models").join(MINILM), PathBuf::from);
     assert!(
         folder.join("config.json").is_file(),
         "no model in {}: run scripts/setup.sh, or set PORTALIS_TEST_MODEL_DIR",

@@ -32,19 +32,16 @@ impl Bench {
         let spawner = Spawner::start().unwrap();
         let launch = WorkerLaunch {
             model: "m".to_owned(),
-            program: Path::new(env!("CARGO_MANIFEST_DIR"))
-                .join("tests/workers")
-                .join(script),
+            program: Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/workers").join(script),
             config: None,
             variables: vec![],
             logs: WorkerLogs::Terminal,
             drain: LIMIT,
         };
         let launches = vec![(launch, min, max)];
-        let (supervisor, status) =
-            Supervisor::new(bus.clone(), context.clone(), spawner.clone(), launches)
-                .await
-                .unwrap();
+        let (supervisor, status) = Supervisor::new(bus.clone(), context.clone(), spawner.clone(), launches)
+            .await
+            .unwrap();
         let running = tokio::spawn(supervisor.run());
         Self {
             _server: server,
@@ -58,13 +55,8 @@ impl Bench {
 
     /// Waits until the status is as wanted.
     async fn until(&mut self, wanted: impl Fn(&PoolStatus) -> bool) -> PoolStatus {
-        let found = self
-            .status
-            .wait_for(|status| status.pools.first().is_some_and(&wanted));
-        let status = tokio::time::timeout(LIMIT, found)
-            .await
-            .expect("in time")
-            .unwrap();
+        let found = self.status.wait_for(|status| status.pools.first().is_some_and(&wanted));
+        let status = tokio::time::timeout(LIMIT, found).await.expect("in time").unwrap();
         status.pools[0].clone()
     }
 
@@ -92,11 +84,7 @@ impl Bench {
         };
         let subject = subjects::beat(&beat.service, &beat.instance);
         self.bus
-            .publish(
-                &subject,
-                Headers::new(),
-                wire::encode(&beat).unwrap().into(),
-            )
+            .publish(&subject, Headers::new(), wire::encode(&beat).unwrap().into())
             .await
             .unwrap();
     }
@@ -163,20 +151,12 @@ async fn workers_come_back_come_and_go() {
     assert_eq!(bench.order(&set(2)).await, ControlReply::Accepted);
     let both = bench.until(|pool| pool.pids.len() == 2).await;
     assert_eq!((both.info.wanted, both.info.running, both.ready), (2, 2, 1));
-    assert!(
-        matches!(bench.order(&set(3)).await, ControlReply::Refused(reason) if reason.contains("1 to 2"))
-    );
-    assert!(matches!(
-        bench.order(&Control::Drain).await,
-        ControlReply::Refused(_)
-    ));
+    assert!(matches!(bench.order(&set(3)).await, ControlReply::Refused(reason) if reason.contains("1 to 2")));
+    assert!(matches!(bench.order(&Control::Drain).await, ControlReply::Refused(_)));
     let ControlReply::Pools(pools) = bench.order(&Control::DescribePool).await else {
         panic!("no pools")
     };
-    assert_eq!(
-        (pools.len(), pools[0].wanted, pools[0].min, pools[0].max),
-        (1, 2, 1, 2)
-    );
+    assert_eq!((pools.len(), pools[0].wanted, pools[0].min, pools[0].max), (1, 2, 1, 2));
     assert_eq!(bench.order(&set(1)).await, ControlReply::Accepted);
     let left = bench.until(|pool| pool.pids.len() == 1).await;
     assert_eq!(left.pids, [second], "the one that was ready stays");
