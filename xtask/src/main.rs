@@ -148,10 +148,6 @@ fn bench(root: &Path, arguments: &[String]) -> Result<()> {
     Step::new("mesh against its baselines", &[&loadgen, "bench"])
         .args(arguments)
         .run(root)?;
-    let python = "scripts/engine/bench_minilm.py";
-    Step::new(
-        "MiniLM against sentence-transformers and onnxruntime",
-        &["python3", python],
-    )
-    .run(root)
+    let peers = "MiniLM against sentence-transformers and onnxruntime";
+    Step::new(peers, &["bash", "scripts/engine/bench.sh"]).run(root)
 }

@@ -21,7 +21,7 @@ const TIMEOUT: Duration = Duration::from_secs(5);
 /// Advisories pulled at once: dead work is rare.
 const PULL: u32 = 8;
 /// Time a pull stays open, and between its signs of life.
-const PULL_TIMES: (Duration, Duration) = (Duration::from_secs(2), Duration::from_millis(500));
+const PULL_TIMES: (Duration, Duration) = (Duration::from_secs(1), Duration::from_millis(500));
 /// Pause after the broker had no pull for us, e.g. while it restarts.
 const PAUSE: Duration = Duration::from_millis(250);
 

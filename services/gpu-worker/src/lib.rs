@@ -98,7 +98,8 @@ async fn serve(config: Config, context: Context) -> anyhow::Result<()> {
         "provisioner",
         provisioner.follow(context.health.component("bus"), stop.clone()),
     );
-    tasks.spawn("dead letters", mover.run(stop.clone()));
+    // It has nothing in hand that others wait for, so it ends at the start of the drain and not after it.
+    tasks.spawn("dead letters", mover.run(context.shutdown.soft().clone()));
     let (model, slots, beaten) = (card.name.clone(), config.queue.slots, Arc::clone(&stats));
     let beat = move || Some(beaten.beat(&model, slots, DEVICE));
     let malformed = metrics.malformed.with_label_values(&["control"]);

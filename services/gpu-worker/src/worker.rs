@@ -37,6 +37,10 @@ const PROGRESS_EVERY: Duration = Duration::from_millis(WORK_ACK_WAIT_MS / 4);
 const NO_QUEUE_PAUSE: Duration = Duration::from_millis(100);
 /// Time between two looks for passed deadlines; clients are told by their gateway, here only work is saved.
 const EXPIRE_EVERY: Duration = Duration::from_millis(50);
+/// Longest time a finished request waits to be billed with others; answers do not wait for it.
+const SETTLE_TOGETHER: Duration = Duration::from_millis(2);
+/// Finished requests that are billed at once without waiting for more.
+const SETTLE_AT_ONCE: usize = 64;
 /// Messages admitted together; the rest follows after the next step.
 const ADMIT_AT_ONCE: usize = 256;
 
@@ -66,6 +70,8 @@ pub struct Worker {
     pull_after: Instant,
     /// When to look for passed deadlines again.
     expire_at: Instant,
+    /// When what is finished is billed at the latest.
+    settle_at: Option<Instant>,
 }
 
 /// What the loop is woken by.
@@ -119,6 +125,7 @@ impl Worker {
             returned: Vec::new(),
             pull_after: Instant::now(),
             expire_at: Instant::now(),
+            settle_at: None,
         }
     }
 
@@ -163,7 +170,8 @@ impl Worker {
     }
 
     fn is_empty(&self) -> bool {
-        self.hands.count() == 0 && self.settling.is_empty() && self.tokenizing.is_empty()
+        let settled = self.settling.is_empty() && self.desk.settlement.is_empty();
+        self.hands.count() == 0 && settled && self.tokenizing.is_empty()
     }
 
     async fn next_event(
@@ -393,16 +401,7 @@ impl Worker {
             }
         }
         self.desk.outbox.send(&self.bus).await;
-        let settlement = std::mem::take(&mut self.desk.settlement);
-        if !settlement.is_empty() {
-            let give_up = self.context.shutdown.hard().clone();
-            self.settling.push(Box::pin(publish::settle(
-                self.bus.clone(),
-                settlement,
-                self.metrics.clone(),
-                give_up,
-            )));
-        }
+        due = earlier(due, self.settle());
         self.stats.note(self.hands.count(), self.hands.waiting_tokens());
         self.metrics
             .in_hand
@@ -411,6 +410,26 @@ impl Worker {
             .waiting_tokens
             .set(i64::try_from(self.hands.waiting_tokens()).unwrap_or(i64::MAX));
         due
+    }
+
+    /// Hands what is finished over to be billed and settled, several steps together: their cost events share a message, and
+    /// the client has its answer already. Gives the time at which it is due when it waits for more.
+    fn settle(&mut self) -> Option<Instant> {
+        let waiting = &self.desk.settlement;
+        if waiting.is_empty() {
+            return None;
+        }
+        let due = *self.settle_at.get_or_insert_with(|| Instant::now() + SETTLE_TOGETHER);
+        let is_urgent = self.context.shutdown.is_stopping() || self.hands.next_is_alone();
+        if !is_urgent && waiting.jobs.len() < SETTLE_AT_ONCE && Instant::now() < due {
+            return Some(due);
+        }
+        self.settle_at = None;
+        let settlement = std::mem::take(&mut self.desk.settlement);
+        let give_up = self.context.shutdown.hard().clone();
+        let settled = publish::settle(self.bus.clone(), settlement, self.metrics.clone(), give_up);
+        self.settling.push(Box::pin(settled));
+        None
     }
 
     /// Before a suspect is begun, what is finished leaves the process: if the suspect kills it, nobody else comes again.
@@ -467,6 +486,13 @@ impl Worker {
 pub fn consumers(slug: &str) -> [ConsumerRef; 3] {
     let stream = schemas::streams::work_stream_name(slug);
     LANES.map(|lane| ConsumerRef::new(&stream, schemas::streams::lane_consumer_name(lane)))
+}
+
+fn earlier(one: Option<Instant>, other: Option<Instant>) -> Option<Instant> {
+    match (one, other) {
+        (Some(one), Some(other)) => Some(one.min(other)),
+        (one, other) => one.or(other),
+    }
 }
 
 async fn until(instant: Option<Instant>) {

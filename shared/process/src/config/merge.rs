@@ -78,9 +78,15 @@ impl Merge {
 
 /// The value that a text stands for: TOML where it is TOML, else itself; what is a text by default stays one, such as a password of digits.
 fn from_text(text: String, default: Option<&Value>) -> Value {
-    match (text.parse::<Value>(), default) {
-        (Ok(Value::String(quoted)), _) => Value::String(quoted),
-        (Ok(_), Some(Value::String(_))) | (Err(_), _) => Value::String(text),
-        (Ok(value), _) => value,
+    // The parser drops a byte order mark, so a text that begins with one would lose it.
+    let parsed = if text.starts_with('\u{feff}') {
+        None
+    } else {
+        text.parse::<Value>().ok()
+    };
+    match (parsed, default) {
+        (Some(Value::String(quoted)), _) => Value::String(quoted),
+        (Some(_), Some(Value::String(_))) | (None, _) => Value::String(text),
+        (Some(value), _) => value,
     }
 }

@@ -275,6 +275,13 @@ fn a_broken_default_is_told_apart() {
     );
 }
 
+#[test]
+fn a_byte_order_mark_is_a_part_of_the_text() {
+    let text = "\u{feff}\"\"";
+    let loaded = load(environment(&[("PORTALIS__HTTP__HOST", text)]).unwrap()).unwrap();
+    assert_eq!(loaded.service.http.host, text);
+}
+
 proptest! {
     #[test]
     fn any_text_reaches_a_text_setting_unless_it_is_quoted(text in "[^\\x00]{0,40}") {
