@@ -9,7 +9,7 @@
 //! | `embedding` | sum of word, position and type rows, then layer normalization |
 //! | `pool` | one vector per sequence: mean or first token, then unit length |
 //!
-//! Each operation has a `cpu.rs` written once over [`simd`] (AVX2+FMA or portable) and a `reference.rs` in plain f64 that tests compare against.
+//! Each operation has a `cpu.rs` written once over `simd` (AVX2+FMA or portable) and a `reference.rs` in plain f64 that tests compare against.
 
 pub mod attention;
 pub mod embedding;
