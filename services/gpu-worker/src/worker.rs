@@ -49,17 +49,7 @@ type Tokenizing = Pin<Box<dyn Future<Output = Vec<(u64, Result<Vec<TokenIds>, Fa
 
 /// The worker at work.
 pub struct Worker {
-    pub(crate) bus: Bus,
-    pub(crate) context: Context,
-    pub(crate) config: Config,
-    pub(crate) device: Device,
-    pub(crate) verifier: Arc<Verifier>,
-    pub(crate) metrics: Metrics,
-    pub(crate) stats: Arc<Stats>,
-    pub(crate) desk: Desk,
-    pub(crate) hands: Hands,
-    pub(crate) consumers: [ConsumerRef; 3],
-    pub(crate) cancelled: Cache<RequestId, ()>,
+    parts: Parts,
     /// The batch that is being computed, with its token ids in case it must be done again.
     running: Option<Running>,
     running_tokens: Option<Vec<TokenIds>>,
@@ -107,17 +97,7 @@ impl Worker {
     #[must_use]
     pub fn new(parts: Parts) -> Self {
         Self {
-            bus: parts.bus,
-            context: parts.context,
-            config: parts.config,
-            device: parts.device,
-            verifier: parts.verifier,
-            metrics: parts.metrics,
-            stats: parts.stats,
-            desk: parts.desk,
-            hands: parts.hands,
-            consumers: parts.consumers,
-            cancelled: parts.cancelled,
+            parts,
             running: None,
             running_tokens: None,
             tokenizing: FuturesUnordered::new(),
@@ -153,7 +133,7 @@ impl Worker {
                 Event::Settled | Event::Due => {}
                 Event::Drain => {
                     draining = true;
-                    tracing::info!(in_hand = self.hands.count(), "worker is draining");
+                    tracing::info!(in_hand = self.parts.hands.count(), "worker is draining");
                 }
                 Event::Closed => return,
             }
@@ -170,8 +150,8 @@ impl Worker {
     }
 
     fn is_empty(&self) -> bool {
-        let settled = self.settling.is_empty() && self.desk.settlement.is_empty();
-        self.hands.count() == 0 && settled && self.tokenizing.is_empty()
+        let settled = self.settling.is_empty() && self.parts.desk.settlement.is_empty();
+        self.parts.hands.count() == 0 && settled && self.tokenizing.is_empty()
     }
 
     async fn next_event(
@@ -184,7 +164,7 @@ impl Worker {
         let paused = (self.pull_after > Instant::now()).then_some(self.pull_after);
         tokio::select! {
             biased;
-            () = self.context.shutdown.forced() => Event::Closed,
+            () = self.parts.context.shutdown.forced() => Event::Closed,
             computed = async { match running { Some(running) => running.await, None => std::future::pending().await } } => {
                 Event::Computed(computed)
             }
@@ -192,7 +172,7 @@ impl Worker {
             event = puller.next() => event.map_or(Event::Closed, Event::Pulled),
             Some(message) = cancels.next() => Event::Cancel(message),
             Some(()) = self.settling.next(), if !self.settling.is_empty() => Event::Settled,
-            () = self.context.shutdown.stopping(), if !draining => Event::Drain,
+            () = self.parts.context.shutdown.stopping(), if !draining => Event::Drain,
             _ = progress.tick() => Event::Progress,
             () = until(due) => Event::Due,
             () = until(paused) => Event::Due,
@@ -201,17 +181,19 @@ impl Worker {
 
     /// Asks for as much as can start soon.
     async fn refill(&mut self, puller: &mut Puller) {
-        if self.hands.waiting_tokens() >= self.config.queue.max_waiting_tokens || Instant::now() < self.pull_after {
+        if self.parts.hands.waiting_tokens() >= self.parts.config.queue.max_waiting_tokens
+            || Instant::now() < self.pull_after
+        {
             return;
         }
-        let mut load = self.hands.lane_load();
-        for (lane, consumer) in load.iter_mut().zip(&self.consumers) {
+        let mut load = self.parts.hands.lane_load();
+        for (lane, consumer) in load.iter_mut().zip(&self.parts.consumers) {
             lane.outstanding = u32::try_from(puller.outstanding(consumer)).unwrap_or(u32::MAX);
         }
-        let queue = &self.config.queue;
+        let queue = &self.parts.config.queue;
         let expires = Duration::from_millis(queue.pull_expires_ms);
         let heartbeat = Duration::from_millis(queue.pull_heartbeat_ms);
-        for (consumer, pull) in self.consumers.iter().zip(credits::next_pulls(queue.slots, load)) {
+        for (consumer, pull) in self.parts.consumers.iter().zip(credits::next_pulls(queue.slots, load)) {
             if pull == 0 {
                 continue;
             }
@@ -250,15 +232,15 @@ impl Worker {
     }
 
     async fn admit(&mut self, jobs: Vec<Job>) {
-        let now_ms = self.context.clock.now_unix_ms();
+        let now_ms = self.parts.context.clock.now_unix_ms();
         let mut admitted = Vec::with_capacity(jobs.len());
         for job in jobs {
             if job.delivered() > 1 {
-                self.metrics.redelivered.inc();
+                self.parts.metrics.redelivered.inc();
             }
-            match admit::admit(&job, &self.config.model.name, &self.verifier, now_ms).await {
-                Ok(request) if self.cancelled.contains_key(&request.request_id) => {
-                    self.desk.drop_cancelled(Held::new(job, request));
+            match admit::admit(&job, &self.parts.config.model.name, &self.parts.verifier, now_ms).await {
+                Ok(request) if self.parts.cancelled.contains_key(&request.request_id) => {
+                    self.parts.desk.drop_cancelled(Held::new(job, request));
                 }
                 Ok(request) => admitted.push(self.take(job, request)),
                 Err(refusal) => self.refuse(job, refusal).await,
@@ -267,12 +249,12 @@ impl Worker {
         if admitted.is_empty() {
             return;
         }
-        if self.device.is_instant() {
+        if self.parts.device.is_instant() {
             let results = admitted.into_iter().map(|request| self.tokenize_now(request)).collect();
             self.on_tokenized(results).await;
         } else {
             // Told before it is computed: when this worker dies, the gateway gives the work back at once.
-            self.desk.outbox.send(&self.bus).await;
+            self.parts.desk.outbox.send(&self.parts.bus).await;
             self.tokenize_beside(admitted);
         }
     }
@@ -282,26 +264,26 @@ impl Worker {
         let mut held = Held::new(job, request);
         let inputs = std::mem::take(&mut held.request.inputs);
         let truncate = held.request.truncate;
-        if !self.device.is_instant() {
+        if !self.parts.device.is_instant() {
             let accepted = Accepted {
-                worker: self.context.instance.clone(),
+                worker: self.parts.context.instance.clone(),
                 ack_subject: held.job.ack_subject().to_owned(),
             };
             let frame = held.frame(Frame::Accepted(accepted));
-            self.desk.outbox.push(&held.request.reply, frame);
+            self.parts.desk.outbox.push(&held.request.reply, frame);
         }
-        (self.hands.take(held), inputs, truncate)
+        (self.parts.hands.take(held), inputs, truncate)
     }
 
     fn tokenize_now(
         &self,
         (key, inputs, truncate): (u64, Vec<schemas::work::EmbedInput>, schemas::work::Truncate),
     ) -> (u64, Result<Vec<TokenIds>, Failure>) {
-        (key, admit::tokenize(self.device.model(), &inputs, truncate))
+        (key, admit::tokenize(self.parts.device.model(), &inputs, truncate))
     }
 
     fn tokenize_beside(&self, requests: Vec<(u64, Vec<schemas::work::EmbedInput>, schemas::work::Truncate)>) {
-        let model = self.device.model().clone();
+        let model = self.parts.device.model().clone();
         let keys: Vec<u64> = requests.iter().map(|(key, ..)| *key).collect();
         let task = tokio::task::spawn_blocking(move || {
             let one = |(key, inputs, truncate): (u64, Vec<_>, _)| (key, admit::tokenize(&model, &inputs, truncate));
@@ -318,30 +300,30 @@ impl Worker {
 
     async fn refuse(&mut self, job: Job, refusal: Refusal) {
         match refusal {
-            Refusal::Expired => self.desk.expire(job),
+            Refusal::Expired => self.parts.desk.expire(job),
             Refusal::Malformed(failure) => {
-                self.metrics.malformed.with_label_values(&["work"]).inc();
-                self.desk.bury(&self.bus, job, failure).await;
+                self.parts.metrics.malformed.with_label_values(&["work"]).inc();
+                self.parts.desk.bury(&self.parts.bus, job, failure).await;
             }
-            Refusal::Unauthorized(failure) => self.desk.reject(job, failure, "unauthorized"),
-            Refusal::Invalid(failure) => self.desk.reject(job, failure, "failed"),
+            Refusal::Unauthorized(failure) => self.parts.desk.reject(job, failure, "unauthorized"),
+            Refusal::Invalid(failure) => self.parts.desk.reject(job, failure, "failed"),
         }
     }
 
     async fn on_tokenized(&mut self, results: Vec<(u64, Result<Vec<TokenIds>, Failure>)>) {
-        let now_us = self.context.clock.monotonic_us();
+        let now_us = self.parts.context.clock.monotonic_us();
         for (key, result) in results {
             match result {
                 Ok(tokens) => {
-                    if !self.hands.on_tokens(key, tokens, now_us)
-                        && let Some(held) = self.hands.remove(key)
+                    if !self.parts.hands.on_tokens(key, tokens, now_us)
+                        && let Some(held) = self.parts.hands.remove(key)
                     {
-                        self.desk.give_back(held);
+                        self.parts.desk.give_back(held);
                     }
                 }
                 Err(failure) => {
-                    if let Some(held) = self.hands.remove(key) {
-                        self.desk.fail(held, failure);
+                    if let Some(held) = self.parts.hands.remove(key) {
+                        self.parts.desk.fail(held, failure);
                     }
                 }
             }
@@ -352,16 +334,16 @@ impl Worker {
         let cancel: Cancel = match wire::decode(&message.payload) {
             Ok(cancel) => cancel,
             Err(error) => {
-                self.metrics.malformed.with_label_values(&["cancel"]).inc();
+                self.parts.metrics.malformed.with_label_values(&["cancel"]).inc();
                 tracing::warn!(%error, "cancellation cannot be read");
                 return;
             }
         };
         for request_id in &cancel.request_ids {
             // It may be on its way to this worker; it is not begun then.
-            self.cancelled.insert(*request_id, ());
-            if let Some(held) = self.hands.cancel(request_id, self.running.is_some()) {
-                self.desk.drop_cancelled(held);
+            self.parts.cancelled.insert(*request_id, ());
+            if let Some(held) = self.parts.hands.cancel(request_id, self.running.is_some()) {
+                self.parts.desk.drop_cancelled(held);
             }
         }
     }
@@ -373,16 +355,16 @@ impl Worker {
     }
 
     async fn finish(&mut self, computed: Computed, tokens: Option<Vec<TokenIds>>) {
-        self.desk.count_batch(&computed);
-        let finished = self.hands.on_computed(computed, tokens);
+        self.parts.desk.count_batch(&computed);
+        let finished = self.parts.hands.on_computed(computed, tokens);
         for held in finished.done {
-            self.desk.answer(held);
+            self.parts.desk.answer(held);
         }
         for held in finished.cancelled {
-            self.desk.drop_cancelled(held);
+            self.parts.desk.drop_cancelled(held);
         }
         if let Some((held, reason)) = finished.failed {
-            self.desk.compute_failed(&self.bus, held, &reason).await;
+            self.parts.desk.compute_failed(&self.parts.bus, held, &reason).await;
         }
     }
 
@@ -391,7 +373,7 @@ impl Worker {
         let mut due = None;
         self.expire();
         while self.running.is_none() && !self.must_settle_first() {
-            match self.hands.next_batch(self.context.clock.monotonic_us()) {
+            match self.parts.hands.next_batch(self.parts.context.clock.monotonic_us()) {
                 Ok(batch) if batch.items.is_empty() => {}
                 Ok(batch) => self.start(batch).await,
                 Err(at_us) => {
@@ -400,46 +382,50 @@ impl Worker {
                 }
             }
         }
-        self.desk.outbox.send(&self.bus).await;
+        self.parts.desk.outbox.send(&self.parts.bus).await;
         due = earlier(due, self.settle());
-        self.stats.note(self.hands.count(), self.hands.waiting_tokens());
-        self.metrics
+        self.parts
+            .stats
+            .note(self.parts.hands.count(), self.parts.hands.waiting_tokens());
+        self.parts
+            .metrics
             .in_hand
-            .set(i64::try_from(self.hands.count()).unwrap_or(i64::MAX));
-        self.metrics
+            .set(i64::try_from(self.parts.hands.count()).unwrap_or(i64::MAX));
+        self.parts
+            .metrics
             .waiting_tokens
-            .set(i64::try_from(self.hands.waiting_tokens()).unwrap_or(i64::MAX));
+            .set(i64::try_from(self.parts.hands.waiting_tokens()).unwrap_or(i64::MAX));
         due
     }
 
     /// Hands what is finished over to be billed and settled, several steps together: their cost events share a message, and
     /// the client has its answer already. Gives the time at which it is due when it waits for more.
     fn settle(&mut self) -> Option<Instant> {
-        let waiting = &self.desk.settlement;
+        let waiting = &self.parts.desk.settlement;
         if waiting.is_empty() {
             return None;
         }
         let due = *self.settle_at.get_or_insert_with(|| Instant::now() + SETTLE_TOGETHER);
-        let is_urgent = self.context.shutdown.is_stopping() || self.hands.next_is_alone();
+        let is_urgent = self.parts.context.shutdown.is_stopping() || self.parts.hands.next_is_alone();
         if !is_urgent && waiting.jobs.len() < SETTLE_AT_ONCE && Instant::now() < due {
             return Some(due);
         }
         self.settle_at = None;
-        let settlement = std::mem::take(&mut self.desk.settlement);
-        let give_up = self.context.shutdown.hard().clone();
-        let settled = publish::settle(self.bus.clone(), settlement, self.metrics.clone(), give_up);
+        let settlement = std::mem::take(&mut self.parts.desk.settlement);
+        let give_up = self.parts.context.shutdown.hard().clone();
+        let settled = publish::settle(self.parts.bus.clone(), settlement, self.parts.metrics.clone(), give_up);
         self.settling.push(Box::pin(settled));
         None
     }
 
     /// Before a suspect is begun, what is finished leaves the process: if the suspect kills it, nobody else comes again.
     fn must_settle_first(&self) -> bool {
-        let unsettled = !self.settling.is_empty() || !self.desk.settlement.is_empty();
-        unsettled && self.hands.next_is_alone()
+        let unsettled = !self.settling.is_empty() || !self.parts.desk.settlement.is_empty();
+        unsettled && self.parts.hands.next_is_alone()
     }
 
     fn instant(&self, at_us: u64) -> Instant {
-        Instant::now() + Duration::from_micros(at_us.saturating_sub(self.context.clock.monotonic_us()))
+        Instant::now() + Duration::from_micros(at_us.saturating_sub(self.parts.context.clock.monotonic_us()))
     }
 
     fn expire(&mut self) {
@@ -447,31 +433,31 @@ impl Worker {
             return;
         }
         self.expire_at = Instant::now() + EXPIRE_EVERY;
-        for key in self.hands.expired(self.context.clock.now_unix_ms()) {
-            if let Some(held) = self.hands.remove(key) {
-                self.desk.expire_held(held);
+        for key in self.parts.hands.expired(self.parts.context.clock.now_unix_ms()) {
+            if let Some(held) = self.parts.hands.remove(key) {
+                self.parts.desk.expire_held(held);
             }
         }
     }
 
     async fn start(&mut self, batch: Batch) {
-        let now_ms = self.context.clock.now_unix_ms();
+        let now_ms = self.parts.context.clock.now_unix_ms();
         for item in &batch.items {
-            if let Some(held) = self.hands.get_mut(item.key) {
+            if let Some(held) = self.parts.hands.get_mut(item.key) {
                 held.on_started(now_ms);
             }
         }
-        if self.device.is_instant() {
-            let computed = self.device.compute_now(batch.items, &batch.tokens);
+        if self.parts.device.is_instant() {
+            let computed = self.parts.device.compute_now(batch.items, &batch.tokens);
             self.finish(computed, Some(batch.tokens)).await;
         } else {
-            self.running = Some(self.device.compute(batch.items, batch.tokens.clone()));
+            self.running = Some(self.parts.device.compute(batch.items, batch.tokens.clone()));
             self.running_tokens = Some(batch.tokens);
         }
     }
 
     async fn sign_of_life(&mut self) {
-        let hands = &self.hands;
+        let hands = &self.parts.hands;
         for held in hands.iter() {
             if let Err(error) = held.job.in_progress().await {
                 tracing::debug!(%error, "no sign of life sent");
