@@ -21,7 +21,7 @@ pub struct DataDir {
     /// What this run writes; the same folder unless the run is ephemeral.
     state: PathBuf,
     /// Held until the end; the system gives it back however this process ends.
-    _lock: Option<File>,
+    _lock: Option<Lock>,
     /// Removed at the end.
     temporary: Option<TempDir>,
 }
@@ -101,7 +101,21 @@ impl DataDir {
     }
 }
 
-fn lock(home: &Path) -> anyhow::Result<File> {
+/// The hold on a data folder, given up when it is dropped.
+#[derive(Debug)]
+struct Lock(File);
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        // Closing alone is not enough: a child being started at this moment has a copy of the open file until it runs
+        // its program, and would keep the folder held.
+        if let Err(error) = self.0.unlock() {
+            tracing::warn!(%error, "cannot give the data folder free");
+        }
+    }
+}
+
+fn lock(home: &Path) -> anyhow::Result<Lock> {
     let path = home.join("lock");
     let failed = || format!("cannot lock {}", path.display());
     let mut file = File::options()
@@ -128,7 +142,7 @@ fn lock(home: &Path) -> anyhow::Result<File> {
     file.set_len(0)
         .and_then(|()| writeln!(file, "{}", std::process::id()))
         .with_context(failed)?;
-    Ok(file)
+    Ok(Lock(file))
 }
 
 /// Writes a file that only its owner can read; others see the old content or the new, never half of it.
@@ -191,6 +205,18 @@ mod tests {
         assert!(!state.exists());
         drop(first);
         DataDir::open(&home, false).unwrap();
+    }
+
+    #[test]
+    fn a_copy_of_the_lock_in_a_child_does_not_hold_the_folder() {
+        let root = tempfile::tempdir().unwrap();
+        let held = lock(root.path()).unwrap();
+        // What a fork has until its program runs.
+        let copy = held.0.try_clone().unwrap();
+        assert!(lock(root.path()).is_err());
+        drop(held);
+        lock(root.path()).unwrap();
+        drop(copy);
     }
 
     #[test]
