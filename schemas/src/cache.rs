@@ -58,8 +58,16 @@ pub struct CacheFound {
 }
 
 /// Gateway → cache. Body of `portalis.v1.cache.put.<shard>`; not answered.
+/// A gateway collects answers for a moment, so that many share a message.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct CachePut {
+    /// Answers of this shard.
+    pub answers: Vec<KeptAnswer>,
+}
+
+/// One answer to be kept.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct KeptAnswer {
     /// Which answer.
     pub key: CacheKey,
     /// The answer's bytes.
@@ -92,7 +100,7 @@ pub struct CacheIndex {
     pub limit: u32,
 }
 
-/// What a gateway keeps of an embeddings answer; the body of [`CachePut`] and [`CacheFound`] for them.
+/// What a gateway keeps of an embeddings answer; the body of [`KeptAnswer`] and [`CacheFound`] for them.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct CachedEmbeddings {
     /// One vector per input.

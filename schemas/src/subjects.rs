@@ -136,7 +136,7 @@ pub const TABLE: &[Row] = &[
         listeners: &["cache"],
         message: "CachePut",
         reply: None,
-        about: "Keep an answer in the shared tier.",
+        about: "Keep answers in the shared tier; many share a message.",
     },
     Row {
         subject: "portalis.v1.cache.purge",

@@ -4,7 +4,9 @@ use serde_bytes::ByteBuf;
 
 use super::message_examples::{KID, MODEL, NOW_MS, TENANT, request_id};
 use super::registry::{Entry, read};
-use crate::cache::{CacheFound, CacheGet, CacheHeld, CacheIndex, CacheKey, CachePurge, CachePut, CachedEmbeddings};
+use crate::cache::{
+    CacheFound, CacheGet, CacheHeld, CacheIndex, CacheKey, CachePurge, CachePut, CachedEmbeddings, KeptAnswer,
+};
 use crate::cost::{CostBatch, CostEvent, CostKind, DeviceTerms, UsageGet, UsageReport};
 use crate::fleet::{
     Beat, Control, ControlReply, InstanceState, ModelCard, Operation, PoolInfo, ScaleDecision, ScaleInputs,
@@ -36,9 +38,11 @@ pub(super) fn cache() -> Vec<Result<Entry, WireError>> {
         read(vec![(
             "",
             CachePut {
-                key: key(),
-                body: body(),
-                ttl_ms: 60_000,
+                answers: vec![KeptAnswer {
+                    key: key(),
+                    body: body(),
+                    ttl_ms: 60_000,
+                }],
             },
         )]),
         read(vec![

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use bus::{Headers, Message};
 use bytes::Bytes;
 use process::Context;
-use schemas::cache::{CacheFound, CacheGet, CacheIndex, CachePurge, CachePut};
+use schemas::cache::{CacheFound, CacheGet, CacheIndex, CachePurge, CachePut, KeptAnswer};
 use schemas::fleet::{Control, ControlReply};
 use schemas::headers;
 use schemas::wire::{self, Format};
@@ -50,16 +50,22 @@ impl Desk {
         write(message, &found)
     }
 
-    /// Keeps an answer.
+    /// Keeps answers.
     pub(crate) fn put(&self, message: &Message) {
         let Some(put) = self.read::<CachePut>(message, Kind::Put) else {
             return;
         };
+        for answer in put.answers {
+            self.keep(message, answer);
+        }
+    }
+
+    fn keep(&self, message: &Message, answer: KeptAnswer) {
         // The body was copied out of the read buffer when it was decoded.
-        let body = Bytes::from(put.body.into_vec());
-        let result = match self.store.put(&put.key, body, put.ttl_ms) {
+        let body = Bytes::from(answer.body.into_vec());
+        let result = match self.store.put(&answer.key, body, answer.ttl_ms) {
             Ok(()) => {
-                self.announcer.note(put.key.fingerprint());
+                self.announcer.note(answer.key.fingerprint());
                 "stored"
             }
             Err(refusal) => {

@@ -61,8 +61,10 @@ pub struct CacheConfig {
     pub ttl_ms: u64,
     /// Longest wait for the shared tier.
     pub shared_timeout_ms: u64,
+    /// Answers are collected this long before the shared tier gets them.
+    pub share_interval_ms: u64,
     /// Answers of the shared tier known by fingerprint.
-    pub max_known_shared: u64,
+    pub max_known_shared: usize,
 }
 
 /// Work.

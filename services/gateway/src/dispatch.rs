@@ -32,7 +32,7 @@ impl Gateway {
         message_headers.insert(headers::REPLY, self.reply_subject.as_str());
         message_headers.insert(headers::TRACEPARENT, order.trace.child().to_string());
         let sent = self
-            .bus
+            .departures
             .publish_with_reply(&order.subject, &reply, message_headers, order.payload.clone())
             .await;
         sent.map_err(|error| unsent(&error))

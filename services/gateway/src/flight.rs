@@ -2,7 +2,7 @@
 //! Output: what the frames mean, and the outcome for all who wait. Decides, does not talk.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use bytes::Bytes;
 use process::TraceContext;
@@ -11,7 +11,7 @@ use schemas::error::Failure;
 use schemas::ids::RequestId;
 use schemas::reply::{Accepted, EmbedPart, Frame, ReplyFrame};
 use schemas::vector::Vector;
-use tokio::sync::watch;
+use tokio::sync::Notify;
 
 use crate::answer::Answer;
 
@@ -52,7 +52,8 @@ pub struct Order {
 pub struct Flight {
     /// What is published.
     pub order: Order,
-    outcome: watch::Sender<Option<Outcome>>,
+    outcome: OnceLock<Outcome>,
+    told: Notify,
     waiters: AtomicUsize,
     state: Mutex<State>,
 }
@@ -114,7 +115,8 @@ impl Flight {
     pub fn new(order: Order) -> Arc<Self> {
         Arc::new(Self {
             order,
-            outcome: watch::Sender::new(None),
+            outcome: OnceLock::new(),
+            told: Notify::new(),
             waiters: AtomicUsize::new(0),
             state: Mutex::default(),
         })
@@ -128,19 +130,17 @@ impl Flight {
 
     /// Tells all who wait; only the first call counts.
     pub fn complete(&self, outcome: Outcome) -> bool {
-        self.outcome.send_if_modified(|slot| {
-            let first = slot.is_none();
-            if first {
-                *slot = Some(outcome);
-            }
-            first
-        })
+        let first = self.outcome.set(outcome).is_ok();
+        if first {
+            self.told.notify_waiters();
+        }
+        first
     }
 
     /// Whether all who wait were told.
     #[must_use]
     pub fn is_complete(&self) -> bool {
-        self.outcome.borrow().is_some()
+        self.outcome.get().is_some()
     }
 
     /// One more waiter; `false` when the last has just left and the flight is being cancelled.
@@ -165,23 +165,15 @@ impl Flight {
 
     /// The outcome, once there is one. Cancel-safe.
     pub async fn outcome(&self) -> Outcome {
-        let mut receiver = self.outcome.subscribe();
-        match receiver.wait_for(Option::is_some).await {
-            Ok(outcome) => match outcome.as_ref() {
-                Some(outcome) => outcome.clone(),
-                None => Err(gone()),
-            },
-            // The sender lives in `self`, so it outlives every waiter.
-            Err(_) => Err(gone()),
+        loop {
+            // Made before the look, it hears of an outcome that comes between the two.
+            let told = self.told.notified();
+            if let Some(outcome) = self.outcome.get() {
+                return outcome.clone();
+            }
+            told.await;
         }
     }
-}
-
-fn gone() -> Failure {
-    Failure::new(
-        schemas::error::ErrorCode::Internal,
-        "the request was lost inside the gateway",
-    )
 }
 
 impl State {

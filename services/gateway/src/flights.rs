@@ -1,9 +1,9 @@
 //! All computations in flight. Input: flights that lead, callers that join, frames, acknowledgements. Output: the flight a
 //! message belongs to. One table, so that a flight is known under its request, its answer's key and its publications alike.
 
-use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use foldhash::HashMap;
 use schemas::cache::CacheKey;
 use schemas::ids::RequestId;
 

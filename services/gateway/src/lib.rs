@@ -12,6 +12,7 @@ mod dispatch;
 mod flight;
 mod flights;
 mod http;
+mod known;
 mod lookup;
 mod metrics;
 mod permits;
@@ -19,13 +20,15 @@ mod plan;
 mod replies;
 mod rescue;
 mod server;
+mod share;
 mod watch;
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use bus::Bus;
+use bus::{Bus, Gather};
+use foldhash::fast::RandomState;
 use moka::sync::Cache;
 use process::{CancellationToken, Clock, Context, Health, Serving};
 use schemas::cache::CacheKey;
@@ -41,8 +44,10 @@ use crate::catalog::Catalog;
 use crate::config::Config;
 use crate::flight::Flight;
 use crate::flights::Flights;
+use crate::known::KnownShared;
 use crate::metrics::Metrics;
 use crate::server::ServerOptions;
+use crate::share::{Kept, Sharing};
 
 /// The gateway as a service, and what its parts share.
 pub struct Gateway {
@@ -56,8 +61,10 @@ pub struct Gateway {
     authorizer: Authorizer,
     catalog: Catalog,
     flights: Flights,
-    local: Cache<CacheKey, Arc<Answer>>,
-    known_shared: Cache<u64, ()>,
+    local: Cache<CacheKey, Arc<Answer>, RandomState>,
+    known_shared: KnownShared,
+    sharing: Sharing,
+    departures: Gather,
     cached_usage: CachedUsage,
     abandoned: mpsc::Sender<Arc<Flight>>,
     places: Arc<Semaphore>,
@@ -89,11 +96,23 @@ async fn serve(config: Config, context: Context) -> anyhow::Result<()> {
         .await
         .context("cannot reach the message bus")?;
     let (abandoned, abandoned_queue) = mpsc::channel(cancel::QUEUE);
-    let gateway = Arc::new(Gateway::new(config, context.clone(), bus, abandoned)?);
+    let (sharing, shared_queue) = Sharing::new();
+    let (departures, departing) = bus.gather();
+    let queues = Queues {
+        abandoned,
+        sharing,
+        departures,
+    };
+    let gateway = Arc::new(Gateway::new(config, context.clone(), bus, queues)?);
     // Background tasks outlive the HTTP side: requests in hand still need replies while they drain.
     let stop = CancellationToken::new();
+    let departed = stop.clone();
+    context.tasks.spawn("departures", async move {
+        departing.run(departed).await;
+        Ok(())
+    });
     gateway
-        .start(abandoned_queue, &stop)
+        .start(abandoned_queue, shared_queue, &stop)
         .await
         .context("cannot start listening on the bus")?;
     tracing::info!(address = %listener.local_addr()?, instance = context.instance, "gateway is listening");
@@ -111,8 +130,15 @@ async fn serve(config: Config, context: Context) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Where requests leave what is to be done after their answer.
+struct Queues {
+    abandoned: mpsc::Sender<Arc<Flight>>,
+    sharing: Sharing,
+    departures: Gather,
+}
+
 impl Gateway {
-    fn new(config: Config, context: Context, bus: Bus, abandoned: mpsc::Sender<Arc<Flight>>) -> anyhow::Result<Self> {
+    fn new(config: Config, context: Context, bus: Bus, queues: Queues) -> anyhow::Result<Self> {
         let metrics = Metrics::new(&context.registry)?;
         let clock = context.clock.clone();
         let ttl = Duration::from_millis(config.cache.ttl_ms);
@@ -125,13 +151,12 @@ impl Gateway {
                 .weigher(|_: &CacheKey, answer: &Arc<Answer>| answer.weight_bytes())
                 .time_to_live(ttl)
                 .support_invalidation_closures()
-                .build(),
-            known_shared: Cache::builder()
-                .max_capacity(config.cache.max_known_shared)
-                .time_to_live(ttl)
-                .build(),
+                .build_with_hasher(RandomState::default()),
+            known_shared: KnownShared::new(config.cache.max_known_shared, ttl, clock.clone()),
+            sharing: queues.sharing,
+            departures: queues.departures,
             cached_usage: CachedUsage::default(),
-            abandoned,
+            abandoned: queues.abandoned,
             places: Arc::new(Semaphore::new(config.http.max_in_flight)),
             read_timeout: Duration::from_millis(config.http.read_timeout_ms),
             reply_subject: subjects::reply_batch(&context.instance),
@@ -149,6 +174,7 @@ impl Gateway {
     async fn start(
         self: &Arc<Self>,
         abandoned: mpsc::Receiver<Arc<Flight>>,
+        shared: mpsc::Receiver<Kept>,
         stop: &CancellationToken,
     ) -> anyhow::Result<()> {
         let tasks = &self.context.tasks;
@@ -181,6 +207,7 @@ impl Gateway {
         tasks.spawn("connection", watch::follow_connection(this(), stop.clone()));
         tasks.spawn("rescue", rescue::run(this(), stop.clone()));
         tasks.spawn("cancel", cancel::run(this(), abandoned, stop.clone()));
+        tasks.spawn("share", share::run(this(), shared, stop.clone()));
         tasks.spawn("cached usage", cached_usage::run(this(), stop.clone()));
         let malformed = self.metrics.malformed.with_label_values(&["control"]);
         let orders = bus::control::run(

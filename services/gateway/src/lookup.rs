@@ -5,13 +5,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bus::Headers;
-use schemas::cache::{CacheFound, CacheGet, CacheKey, CachePut, CachedEmbeddings};
+use schemas::cache::{CacheFound, CacheGet, CacheKey, CachedEmbeddings};
 use schemas::error::Failure;
 use schemas::fleet::ModelCard;
 use schemas::policy::Grant;
 use schemas::work::{Lane, Task, Work};
 use schemas::{subjects, wire};
-use serde_bytes::ByteBuf;
 
 use crate::Gateway;
 use crate::answer::Answer;
@@ -72,7 +71,7 @@ impl Gateway {
     /// What the worker, the queue or the deadline says.
     pub(crate) async fn answer(
         &self,
-        plan: &Plan,
+        plan: Plan,
         call: &Call,
         card: &ModelCard,
         grant: &Grant,
@@ -112,14 +111,14 @@ impl Gateway {
         }
     }
 
-    fn order(&self, plan: &Plan, call: &Call, card: &ModelCard, grant: &Grant) -> Result<Order, Failure> {
+    fn order(&self, plan: Plan, call: &Call, card: &ModelCard, grant: &Grant) -> Result<Order, Failure> {
         let lane = Lane::Interactive.max(grant.priority_ceiling);
         let inputs = plan.task.inputs.len();
         let work = Work {
             request_id: call.request_id,
             model: card.name.clone(),
             submitted_at_ms: call.received_at_ms,
-            task: Task::Embed(plan.task.clone()),
+            task: Task::Embed(plan.task),
         };
         let payload = wire::encode(&work).map_err(|error| {
             tracing::error!(%error, "work cannot be encoded");
@@ -137,7 +136,7 @@ impl Gateway {
             identity: grant.identity.clone(),
             trace: call.trace,
             deadline_ms: call.deadline_ms,
-            key: plan.key.clone(),
+            key: plan.key,
             join: !call.cache.fresh,
             keep: !call.cache.forget,
             inputs,
@@ -149,7 +148,7 @@ impl Gateway {
             return Some((answer, Source::Local));
         }
         // Asked only when the shared tier said it has it, so a miss costs no round trip.
-        if !self.known_shared.contains_key(&key.fingerprint()) {
+        if !self.known_shared.contains(key.fingerprint()) {
             return None;
         }
         let answer = Arc::new(Answer::from_cached(model.to_owned(), self.get_shared(key).await?));
@@ -170,7 +169,7 @@ impl Gateway {
             Err(error) => {
                 // Slower, never wrong: it is computed, and not asked for again.
                 tracing::debug!(%error, "shared cache did not answer");
-                self.known_shared.invalidate(&key.fingerprint());
+                self.known_shared.remove(key.fingerprint());
                 return None;
             }
         };
@@ -178,7 +177,7 @@ impl Gateway {
             .ok()
             .and_then(|found| found.body);
         let Some(body) = found else {
-            self.known_shared.invalidate(&key.fingerprint());
+            self.known_shared.remove(key.fingerprint());
             return None;
         };
         wire::decode(&body)
@@ -187,29 +186,13 @@ impl Gateway {
     }
 
     /// Keeps an answer in both tiers, if its client allows.
-    pub(crate) async fn keep(&self, flight: &Flight, answer: &Arc<Answer>) {
+    pub(crate) fn keep(&self, flight: &Flight, answer: &Arc<Answer>) {
         if !flight.order.keep {
             return;
         }
         let key = &flight.order.key;
         self.local.insert(key.clone(), Arc::clone(answer));
-        let put = wire::encode(&answer.to_cached()).and_then(|body| {
-            wire::encode(&CachePut {
-                key: key.clone(),
-                body: ByteBuf::from(body),
-                ttl_ms: self.config.cache.ttl_ms,
-            })
-        });
-        let Ok(put) = put else {
-            return;
-        };
-        if let Err(error) = self
-            .bus
-            .publish(&subjects::cache_put(key.shard()), Headers::new(), put.into())
-            .await
-        {
-            tracing::debug!(%error, "answer not put into the shared cache");
-        }
+        self.share(key.clone(), Arc::clone(answer));
     }
 }
 

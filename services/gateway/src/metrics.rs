@@ -27,6 +27,8 @@ pub struct Metrics {
     pub malformed: IntCounterVec,
     /// Keys asked of auth, by outcome.
     pub resolved: IntCounterVec,
+    /// Answers that the shared tier was not given because too many were waiting.
+    pub unshared: IntCounter,
     /// Reports of cached answers that the ledger stream has taken.
     pub cached_reports: IntCounter,
 }
@@ -82,6 +84,10 @@ impl Metrics {
                 "portalis_gateway_keys_resolved_total",
                 "Keys asked of auth, by outcome.",
                 "outcome",
+            )?,
+            unshared: counter(
+                "portalis_gateway_unshared_total",
+                "Answers that the shared cache was not given because too many were waiting.",
             )?,
             cached_reports: counter(
                 "portalis_gateway_cached_reports_total",

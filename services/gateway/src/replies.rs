@@ -68,7 +68,7 @@ impl Gateway {
             Effect::None => {}
             Effect::Answered { vectors, input_tokens } => {
                 let answer = Arc::new(Answer::new(flight.order.model.clone(), vectors, input_tokens));
-                self.keep(&flight, &answer).await;
+                self.keep(&flight, &answer);
                 self.finish(&flight, Ok(answer));
                 if flight.state().edition > 1 {
                     // An older or newer copy of the same work may still be queued or running for nobody.

@@ -65,7 +65,7 @@ pub(crate) fn on_revoked(gateway: &Gateway, revoked: Revoked) {
 /// The shared cache has new answers.
 pub(crate) fn on_held(gateway: &Gateway, held: CacheHeld) {
     for fingerprint in held.fingerprints.as_chunks::<8>().0 {
-        gateway.known_shared.insert(u64::from_le_bytes(*fingerprint), ());
+        gateway.known_shared.insert(u64::from_le_bytes(*fingerprint));
     }
 }
 

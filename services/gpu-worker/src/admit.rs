@@ -67,7 +67,8 @@ pub async fn admit(job: &Job, model: &str, verifier: &Verifier, now_ms: u64) -> 
     check_rights(&claims, &work, model, tenant, lane)?;
     let Task::Embed(task) = work.task;
     check_task(&task)?;
-    let trace = TraceContext::continue_from(job.headers.get(headers::TRACEPARENT));
+    let trace_id = tracing::enabled!(tracing::Level::DEBUG)
+        .then(|| TraceContext::continue_from(job.headers.get(headers::TRACEPARENT)).trace_id_hex());
     Ok(Request {
         request_id: work.request_id,
         reply,
@@ -82,7 +83,7 @@ pub async fn admit(job: &Job, model: &str, verifier: &Verifier, now_ms: u64) -> 
             work.submitted_at_ms
         },
         deadline_ms,
-        trace_id: trace.trace_id_hex(),
+        trace_id,
     })
 }
 

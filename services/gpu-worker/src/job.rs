@@ -44,8 +44,8 @@ pub struct Request {
     pub submitted_at_ms: u64,
     /// When nobody waits any more, Unix milliseconds; `None` = never.
     pub deadline_ms: Option<u64>,
-    /// Its trace, for the logs.
-    pub trace_id: String,
+    /// Its trace, when a log of this detail is kept.
+    pub trace_id: Option<String>,
 }
 
 /// A request in hand.

@@ -38,9 +38,9 @@ const NO_QUEUE_PAUSE: Duration = Duration::from_millis(100);
 /// Time between two looks for passed deadlines; clients are told by their gateway, here only work is saved.
 const EXPIRE_EVERY: Duration = Duration::from_millis(50);
 /// Longest time a finished request waits to be billed with others; answers do not wait for it.
-const SETTLE_TOGETHER: Duration = Duration::from_millis(2);
+const SETTLE_TOGETHER: Duration = Duration::from_millis(5);
 /// Finished requests that are billed at once without waiting for more.
-const SETTLE_AT_ONCE: usize = 64;
+const SETTLE_AT_ONCE: usize = 256;
 /// Messages admitted together; the rest follows after the next step.
 const ADMIT_AT_ONCE: usize = 256;
 

@@ -147,6 +147,19 @@ impl Bus {
             })
     }
 
+    /// Refuses what the broker would not take, where the client only finds out later.
+    pub(crate) fn check_size(&self, subject: &str, bytes: usize) -> Result<(), BusError> {
+        let limit_bytes = self.max_payload_bytes();
+        if bytes > limit_bytes {
+            return Err(BusError::TooLarge {
+                subject: subject.to_owned(),
+                bytes,
+                limit_bytes,
+            });
+        }
+        Ok(())
+    }
+
     /// Sends if that is possible without waiting; for `Drop`.
     pub(crate) fn send_at_once(&self, subject: Subject, payload: Bytes) -> bool {
         matches!(at_once(self.send(subject, None, Headers::new(), payload)), Some(Ok(())))

@@ -1,5 +1,6 @@
 //! What every process does the same way: `run()`, config, telemetry, health, lifecycle, clock; a service brings its config and `serve`.
 
+mod allocator;
 pub mod args;
 pub mod clock;
 pub mod config;

@@ -23,13 +23,14 @@ pub struct TraceContext {
 }
 
 impl TraceContext {
-    /// A new trace, for work that came without one.
+    /// A new trace, for work that came without one. Nobody records it, and it says so: the broker examines each message
+    /// whose trace is being recorded, at 5 % of its CPU time.
     #[must_use]
     pub fn new_root() -> Self {
         Self {
             trace_id: new_trace_id(),
             span_id: new_span_id(),
-            sampled: true,
+            sampled: false,
         }
     }
 

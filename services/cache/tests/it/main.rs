@@ -6,7 +6,7 @@ mod tier;
 use std::time::Duration;
 
 use bus::Headers;
-use schemas::cache::{CacheFound, CacheGet, CacheHeld, CacheIndex, CachePurge, CachePut, SHARDS};
+use schemas::cache::{CacheFound, CacheGet, CacheHeld, CacheIndex, CachePurge, CachePut, KeptAnswer, SHARDS};
 use schemas::fleet::{Beat, Control, ControlReply, InstanceState};
 use schemas::wire::Format;
 use schemas::{headers, subjects, wire};
@@ -36,16 +36,27 @@ async fn what_was_put_is_found_by_its_tenant_alone() {
 async fn json_is_answered_in_json() {
     let tier = Tier::start(&[]).await;
     let json = || Headers::new().with(headers::CONTENT_TYPE, Format::JSON);
-    let put = CachePut {
+    let answer = KeptAnswer {
         key: key("a", 1),
         body: ByteBuf::from(b"x".to_vec()),
         ttl_ms: 60_000,
     };
+    let (put, other) = (
+        answer.clone(),
+        KeptAnswer {
+            key: key("b", 1),
+            ..answer
+        },
+    );
+    let put = CachePut {
+        answers: vec![put, other],
+    };
     let body = wire::encode_as(Format::Json, &put).unwrap();
-    let subject = subjects::cache_put(put.key.shard());
+    let subject = subjects::cache_put(key("a", 1).shard());
     tier.bus.publish(&subject, json(), body.into()).await.unwrap();
-    tier.found(&put.key).await;
-    let get = CacheGet { key: put.key };
+    tier.found(&key("a", 1)).await;
+    tier.found(&key("b", 1)).await;
+    let get = CacheGet { key: key("a", 1) };
     let body = wire::encode_as(Format::Json, &get).unwrap();
     let subject = subjects::cache_get(get.key.shard());
     let asked = tier.bus.request(&subject, json(), body.into(), DEADLINE);

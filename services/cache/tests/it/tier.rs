@@ -6,7 +6,7 @@ use std::time::Duration;
 use bus::{Bus, BusConfig, Headers};
 use cache::Cache;
 use process::{Context, FakeClock, Layers, Service};
-use schemas::cache::{CacheFound, CacheGet, CacheHeld, CacheIndex, CacheKey, CachePut};
+use schemas::cache::{CacheFound, CacheGet, CacheHeld, CacheIndex, CacheKey, CachePut, KeptAnswer};
 use schemas::{subjects, wire};
 use serde::Serialize;
 use serde_bytes::ByteBuf;
@@ -68,11 +68,12 @@ impl Tier {
     }
 
     pub(crate) async fn put(&self, key: &CacheKey, body: &[u8], ttl_ms: u64) {
-        let put = CachePut {
+        let answer = KeptAnswer {
             key: key.clone(),
             body: ByteBuf::from(body.to_vec()),
             ttl_ms,
         };
+        let put = CachePut { answers: vec![answer] };
         self.publish(&subjects::cache_put(key.shard()), &put).await;
     }
 

@@ -76,7 +76,8 @@ async fn embed(
     let request: EmbeddingsRequest = body::parse(&bytes)?;
     let (card, side) = find_model(gateway, &request.model, &caller.grant)?;
     let plan = plan::embeddings(request, side, &card, &caller.grant.tenant)?;
-    let (answer, source) = gateway.answer(&plan, call, &card, &caller.grant).await?;
+    let format = plan.format;
+    let (answer, source) = gateway.answer(plan, call, &card, &caller.grant).await?;
     gateway.metrics.cache.with_label_values(&[source.label()]).inc();
     if source.is_free() {
         gateway
@@ -87,7 +88,7 @@ async fn embed(
         (header::CONTENT_TYPE, HeaderValue::from_static("application/json")),
         (CACHE, HeaderValue::from_static(source.header())),
     ];
-    Ok((headers, answer.body(plan.format)).into_response())
+    Ok((headers, answer.body(format)).into_response())
 }
 
 /// The model a client means, if its key may use it.
