@@ -6,6 +6,7 @@
 //! change is a new type on a new subject major, both served for one release.
 
 pub mod cache;
+pub mod civil_date;
 pub mod cost;
 pub mod dead;
 pub mod documents;

@@ -1,6 +1,7 @@
 //! Runs the steps of a task: input is a list of commands, output is a header and a time per step on standard output.
 //! The first failure stops, with the command to repeat it.
 
+use std::ffi::OsString;
 use std::path::Path;
 use std::process::Command;
 use std::time::Instant;
@@ -57,7 +58,11 @@ impl Step {
             program.clone()
         };
         let mut command = Command::new(program);
-        command.args(arguments).envs(self.env.iter().copied()).current_dir(root);
+        command.args(arguments).current_dir(root);
+        for variable in own_variables() {
+            command.env_remove(variable);
+        }
+        command.envs(self.env.iter().copied());
         Ok(command)
     }
 
@@ -74,6 +79,16 @@ impl Step {
             Ok(())
         })
     }
+}
+
+/// What cargo tells this program about its own package. Passed on, it looks like a changed environment to build scripts
+/// that watch these variables (ring's does), and all that stands on such a crate would be built anew each time.
+fn own_variables() -> impl Iterator<Item = OsString> {
+    let is_own = |name: &OsString| {
+        name.to_str()
+            .is_some_and(|name| name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_"))
+    };
+    std::env::vars_os().map(|(name, _)| name).filter(is_own)
 }
 
 /// Prints a header, runs `work`, prints how long it took.
@@ -105,6 +120,16 @@ mod tests {
     fn the_shown_line_can_be_pasted() {
         let step = Step::new("doc", &["cargo", "doc", "it's"]).env("RUSTDOCFLAGS", "-D warnings");
         assert_eq!(step.shell_line(), "RUSTDOCFLAGS='-D warnings' cargo doc 'it'\\''s'");
+    }
+
+    #[test]
+    fn our_own_package_is_not_told_to_others() {
+        let command = Step::new("build", &["cargo", "build"]).command(Path::new(".")).unwrap();
+        // Cargo sets it for this test as well.
+        let removed = command
+            .get_envs()
+            .any(|(name, value)| name == "CARGO_PKG_NAME" && value.is_none());
+        assert!(removed);
     }
 
     #[test]

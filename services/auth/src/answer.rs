@@ -144,12 +144,12 @@ pub(crate) fn span(message: &Message) -> Span {
 }
 
 /// Reads a body in the format that its sender named.
-pub(crate) fn read<T: DeserializeOwned>(message: &Message) -> Result<T, WireError> {
+fn read<T: DeserializeOwned>(message: &Message) -> Result<T, WireError> {
     wire::decode_as(format(message)?, &message.payload)
 }
 
 /// Writes an answer in the format of its question.
-pub(crate) fn write<T: Serialize>(message: &Message, reply: &T) -> Answer {
+fn write<T: Serialize>(message: &Message, reply: &T) -> Answer {
     let format = format(message).unwrap_or_default();
     match wire::encode_as(format, reply) {
         Ok(body) => {
@@ -167,7 +167,7 @@ pub(crate) fn write<T: Serialize>(message: &Message, reply: &T) -> Answer {
 }
 
 /// Logs what could not be read, and says so to its sender. The body stays out of the log: it may hold anything.
-pub(crate) fn unreadable(message: &Message, error: &WireError) -> Failure {
+fn unreadable(message: &Message, error: &WireError) -> Failure {
     tracing::warn!(
         subject = message.subject(),
         bytes = message.payload.len(),

@@ -8,7 +8,6 @@ mod administer;
 mod answer;
 mod authorize;
 mod config;
-mod control;
 mod directory;
 mod identity;
 mod jwks;
@@ -36,7 +35,7 @@ pub use crate::config::Config;
 use crate::directory::Directory;
 use crate::identity::Identities;
 use crate::jwks::Jwks;
-use crate::metrics::Metrics;
+use crate::metrics::{Kind, Metrics, Outcome};
 use crate::pepper::Peppers;
 use crate::permits::Permits;
 use crate::store::Store;
@@ -98,7 +97,7 @@ async fn serve(config: Config, context: Context) -> anyhow::Result<()> {
         tombstone_days: config.store.tombstone_days,
     };
     store_health.set_ready();
-    let watching = upkeep::watch_connection(bus.clone(), bus_health, context.clone());
+    let watching = bus::connected::follow(bus.clone(), bus_health, context.shutdown.soft().clone());
     let answered = CancellationToken::new();
     let beating = bus::beat::run(bus.clone(), context.clone(), || None, answered.clone());
     let background = [
@@ -133,17 +132,18 @@ async fn open_store(config: &Config) -> anyhow::Result<(Store, Peppers)> {
 /// Answers every subject of auth until the stop; when this returns, the broker knows all subscriptions.
 async fn answer_all(desk: &Desk, config: &Config, context: &Context) -> anyhow::Result<[JoinHandle<()>; 4]> {
     let concurrency = config.serve.concurrency;
-    let subscribe = async |subject: &str, queue| {
-        let subscribed = desk.bus.subscribe(subject, queue).await;
+    let subscribe = async |subject: &str| {
+        let subscribed = desk.bus.subscribe(subject, Some(QUEUE)).await;
         subscribed.with_context(|| format!("cannot listen on {subject}"))
     };
-    let resolve = subscribe(subjects::RESOLVE_ALL, Some(QUEUE)).await?;
-    let hold = subscribe(subjects::HOLD_ALL, Some(QUEUE)).await?;
-    let keys = subscribe(subjects::KEYS_ALL, Some(QUEUE)).await?;
-    let control = subjects::control(context.service, &context.instance);
-    let control = subscribe(&control, None).await?;
+    let resolve = subscribe(subjects::RESOLVE_ALL).await?;
+    let hold = subscribe(subjects::HOLD_ALL).await?;
+    let keys = subscribe(subjects::KEYS_ALL).await?;
+    let orders = bus::control::listen(&desk.bus, context).await;
+    let orders = orders.context("cannot listen for orders")?;
     let (one, two, three) = (desk.clone(), desk.clone(), desk.clone());
-    let (of, metrics) = (context.clone(), desk.authority.metrics.clone());
+    let metrics = desk.authority.metrics.clone();
+    let malformed = move || metrics.count(Kind::Control, Outcome::Malformed);
     Ok([
         context.tasks.spawn(
             "resolve",
@@ -166,13 +166,9 @@ async fn answer_all(desk: &Desk, config: &Config, context: &Context) -> anyhow::
                 async move { desk.keys(message).await }
             }),
         ),
-        context.tasks.spawn(
-            "control",
-            serve_one(desk, context, control, 1, move |message| {
-                let (of, metrics) = (of.clone(), metrics.clone());
-                async move { control::obey(&message, &of, &metrics) }
-            }),
-        ),
+        context
+            .tasks
+            .spawn("control", orders.obey(malformed, context.shutdown.soft().clone())),
     ])
 }
 

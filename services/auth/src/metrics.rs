@@ -148,10 +148,15 @@ impl Metrics {
 
     /// Counts a request and its time.
     pub(crate) fn done(&self, kind: Kind, outcome: Outcome, elapsed_us: u64) {
-        self.requests.with_label_values(&[kind.label(), outcome.label()]).inc();
+        self.count(kind, outcome);
         self.seconds
             .with_label_values(&[kind.label()])
             .observe(elapsed_us as f64 / 1e6);
+    }
+
+    /// Counts a request alone, for those whose time nobody waits for.
+    pub(crate) fn count(&self, kind: Kind, outcome: Outcome) {
+        self.requests.with_label_values(&[kind.label(), outcome.label()]).inc();
     }
 
     /// Counts a denied key.

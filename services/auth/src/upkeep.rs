@@ -1,5 +1,5 @@
 //! What must be done now and then. Input: time, and the connection's comings and goings. Output: a fresh signing key,
-//! a clean bucket, no idle limits, no old tombstones, and true health.
+//! a clean bucket, no idle limits, no old tombstones, and true health of the store.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -79,22 +79,6 @@ impl Upkeep {
                 authority.failed(&error);
                 self.store.set_unready("the key store fails");
             }
-        }
-    }
-}
-
-/// Reports the connection as a component of health until the stop.
-pub(crate) async fn watch_connection(bus: Bus, component: Component, context: Context) -> anyhow::Result<()> {
-    let mut connected = bus.connected();
-    loop {
-        if *connected.borrow_and_update() {
-            component.set_ready();
-        } else {
-            component.set_unready("not connected to nats-server");
-        }
-        tokio::select! {
-            () = context.shutdown.stopping() => return Ok(()),
-            changed = connected.changed() => if changed.is_err() { return Ok(()) },
         }
     }
 }

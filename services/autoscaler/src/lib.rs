@@ -104,14 +104,8 @@ impl Parts {
                 ended = observer.follow_cards() => ended.context("model cards cannot be followed"),
             }
         });
-        let (bus, stop) = (self.bus.clone(), shutdown.clone());
-        tasks.spawn("connection", async move {
-            tokio::select! {
-                () = stop.stopping() => {}
-                () = follow_connection(&bus, &health) => {}
-            }
-            Ok(())
-        });
+        let following = bus::connected::follow(self.bus.clone(), health, shutdown.soft().clone());
+        tasks.spawn("connection", following);
         let beating = bus::beat::run(self.bus.clone(), self.context.clone(), || None, shutdown.soft().clone());
         tasks.spawn("beat", beating);
         let metrics = self.metrics.clone();
@@ -136,20 +130,5 @@ impl Parts {
             clock: self.context.clock,
         };
         scaler.run(self.context.shutdown, health).await;
-    }
-}
-
-/// Ready while there is a connection.
-async fn follow_connection(bus: &Bus, health: &Component) {
-    let mut connected = bus.connected();
-    loop {
-        if *connected.borrow_and_update() {
-            health.set_ready();
-        } else {
-            health.set_unready("reconnecting to the broker");
-        }
-        if connected.changed().await.is_err() {
-            return;
-        }
     }
 }

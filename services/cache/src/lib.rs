@@ -16,14 +16,14 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use bus::{Bus, Message, ServeOptions, Subscription};
-use process::{CancellationToken, Component, Context};
+use process::{CancellationToken, Context};
 use schemas::subjects;
 use tokio::task::JoinHandle;
 use tokio::time::MissedTickBehavior;
 
 pub use crate::config::{AnnounceConfig, Config, ConfigError, ShardsConfig, StoreConfig};
 use crate::lookup::{Answer, Desk};
-use crate::metrics::Metrics;
+use crate::metrics::{Kind, Metrics};
 use crate::store::Store;
 
 /// Longest wait at the end for what was sent to reach the broker.
@@ -62,7 +62,8 @@ async fn serve(config: Config, context: Context) -> anyhow::Result<()> {
     running.extend(answer_all(&bus, &desk, &config, &context).await?);
     let interval = config.store.sweep_interval();
     running.push(tasks.spawn("sweep", sweep(store, interval, context.clone())));
-    running.push(tasks.spawn("connection", watch_connection(bus.clone(), health, context.clone())));
+    let following = bus::connected::follow(bus.clone(), health, context.shutdown.soft().clone());
+    running.push(tasks.spawn("connection", following));
     // The last beat says that we drain, so this one ends after the others.
     let ended = CancellationToken::new();
     let beating = bus::beat::run(bus.clone(), context.clone(), || None, ended.clone());
@@ -100,16 +101,16 @@ async fn answer_all(bus: &Bus, desk: &Desk, config: &Config, context: &Context) 
     // Each instance forgets, and each says what it holds: no group.
     let purges = subscribe(bus, subjects::CACHE_PURGE, None).await?;
     let indexes = subscribe(bus, subjects::CACHE_INDEX, None).await?;
-    let orders = subjects::control(context.service, &context.instance);
-    let orders = subscribe(bus, &orders, None).await?;
-    let (purger, index, commander) = (desk.clone(), desk.clone(), desk.clone());
-    let of = context.clone();
+    let orders = bus::control::listen(bus, context).await;
+    let orders = orders.context("cannot listen for orders")?;
+    let (purger, index, metrics) = (desk.clone(), desk.clone(), desk.metrics.clone());
     let purging = answer(bus, context, purges, move |message| {
         purger.purge(&message);
         None
     });
     let indexing = answer(bus, context, indexes, move |message| index.index(&message));
-    let obeying = answer(bus, context, orders, move |message| commander.control(&message, &of));
+    let malformed = move || metrics.count_malformed(Kind::Control);
+    let obeying = orders.obey(malformed, context.shutdown.soft().clone());
     running.push(context.tasks.spawn("purge", purging));
     running.push(context.tasks.spawn("index", indexing));
     running.push(context.tasks.spawn("control", obeying));
@@ -149,22 +150,6 @@ async fn sweep(store: Arc<Store>, interval: Duration, context: Context) -> anyho
         tokio::select! {
             _ = tick.tick() => store.sweep(),
             () = context.shutdown.stopping() => return Ok(()),
-        }
-    }
-}
-
-/// Reports the connection as a component of health until the stop.
-async fn watch_connection(bus: Bus, health: Component, context: Context) -> anyhow::Result<()> {
-    let mut connected = bus.connected();
-    loop {
-        if *connected.borrow_and_update() {
-            health.set_ready();
-        } else {
-            health.set_unready("not connected to nats-server");
-        }
-        tokio::select! {
-            () = context.shutdown.stopping() => return Ok(()),
-            changed = connected.changed() => if changed.is_err() { return Ok(()) },
         }
     }
 }

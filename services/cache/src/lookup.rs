@@ -5,9 +5,7 @@ use std::sync::Arc;
 
 use bus::{Headers, Message};
 use bytes::Bytes;
-use process::Context;
 use schemas::cache::{CacheFound, CacheGet, CacheIndex, CachePurge, CachePut, KeptAnswer};
-use schemas::fleet::{Control, ControlReply};
 use schemas::headers;
 use schemas::wire::{self, Format};
 use serde::Serialize;
@@ -96,20 +94,6 @@ impl Desk {
             .read::<CacheIndex>(message, Kind::Index)
             .map_or(0, |index| usize::try_from(index.limit).unwrap_or(usize::MAX));
         write(message, &held(&self.announcer.newest_first(limit)))
-    }
-
-    /// Carries out an order to this instance.
-    pub(crate) fn control(&self, message: &Message, context: &Context) -> Answer {
-        let reply = match self.read::<Control>(message, Kind::Control) {
-            Some(Control::Drain) => {
-                tracing::info!("told to drain");
-                context.shutdown.start();
-                ControlReply::Accepted
-            }
-            Some(_) => ControlReply::Refused("cache takes only drain".to_owned()),
-            None => ControlReply::Refused("the order cannot be read".to_owned()),
-        };
-        write(message, &reply)
     }
 
     fn read<T: DeserializeOwned>(&self, message: &Message, kind: Kind) -> Option<T> {

@@ -1,8 +1,9 @@
-//! Events for this crate's tests. Input: a number. Output: a well-formed event of tenant `demo`.
+//! Events for this crate's tests; those in `tests/it` take in this file by its path. Input: a number. Output: a well-formed
+//! event of tenant `demo`.
 
 use schemas::cost::{CostEvent, CostKind, DeviceTerms, computed_event_id};
 
-/// The computed event of request number `number`.
+/// The computed event of request number `number`: 10 tokens, 200 nano-dollars, 1 µs.
 pub(crate) fn event(number: u64) -> CostEvent {
     let request_id = format!("request-{number}");
     CostEvent {

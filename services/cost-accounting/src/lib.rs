@@ -97,10 +97,8 @@ async fn run(
         let stop = stop.clone();
         async move { Ok(consumer.run(stop).await?) }
     });
-    let following = context.tasks.spawn(
-        "connection",
-        follow_connection(bus.clone(), bus_health, context.clone()),
-    );
+    let following = bus::connected::follow(bus.clone(), bus_health, stop.clone());
+    let following = context.tasks.spawn("connection", following);
     let beat = bus::beat::run(bus.clone(), context.clone(), || None, stop.clone());
     let beating = context.tasks.spawn("beat", beat);
     let malformed = answerer.metrics.rejected.with_label_values(&["malformed_order"]);
@@ -117,20 +115,4 @@ async fn run(
         let _ = task.await;
     }
     Ok(())
-}
-
-/// Shows in the health report whether the broker can be reached.
-async fn follow_connection(bus: Bus, component: Component, context: Context) -> anyhow::Result<()> {
-    let mut connected = bus.connected();
-    loop {
-        if *connected.borrow_and_update() {
-            component.set_ready();
-        } else {
-            component.set_unready("no connection to the broker");
-        }
-        tokio::select! {
-            () = context.shutdown.stopping() => return Ok(()),
-            changed = connected.changed() => changed.context("the bus was closed")?,
-        }
-    }
 }

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use schemas::civil_date::CivilDate;
 use schemas::cost::DeviceTerms;
 use schemas::money::{NANO_PER_USD, NanoUsd, Price};
 use schemas::policy::any_glob_matches;
@@ -334,20 +335,9 @@ fn unix_ms(datetime: &Datetime) -> Option<u64> {
         let minutes = i64::from(time.hour) * 60 + i64::from(time.minute);
         minutes * 60 + i64::from(time.second.unwrap_or(0))
     });
-    let days = days_since_1970(i64::from(date.year), i64::from(date.month), i64::from(date.day));
+    let days = CivilDate::new(date.year, date.month, date.day)?.days();
     let seconds = days * 86_400 + seconds_of_day - offset_minutes * 60;
     u64::try_from(seconds * 1_000).ok()
-}
-
-/// Days between 1970-01-01 and a date of the Gregorian calendar (Howard Hinnant's `days_from_civil`).
-fn days_since_1970(year: i64, month: i64, day: i64) -> i64 {
-    // Years begin in March, so that the leap day is the last one.
-    let year = if month <= 2 { year - 1 } else { year };
-    let era = year.div_euclid(400);
-    let year_of_era = year.rem_euclid(400);
-    let day_of_year = (153 * ((month + 9) % 12) + 2) / 5 + day - 1;
-    let day_of_era = year_of_era * 365 + year_of_era / 4 - year_of_era / 100 + day_of_year;
-    era * 146_097 + day_of_era - 719_468
 }
 
 /// Two rows that would price the same thing from the same moment.

@@ -125,22 +125,13 @@ pub(crate) async fn follow_models(
 /// # Errors
 /// Never; the signature is that of a task.
 pub(crate) async fn follow_connection(gateway: Arc<Gateway>, stop: CancellationToken) -> anyhow::Result<()> {
-    let component = gateway.health.component("bus");
-    let mut connected = gateway.bus.connected();
-    loop {
-        let up = *connected.borrow_and_update();
-        if up {
-            component.set_ready();
-            gateway.authorizer.on_reconnected();
-            gateway.ask_index().await;
-        } else {
-            component.set_unready("not connected to the bus");
-        }
-        tokio::select! {
-            changed = connected.changed() => if changed.is_err() { return Ok(()) },
-            () = stop.cancelled() => return Ok(()),
-        }
+    let mut connections = gateway.bus.connections(gateway.health.component("bus"), stop);
+    while let Some(component) = connections.next().await {
+        component.set_ready();
+        gateway.authorizer.on_reconnected();
+        gateway.ask_index().await;
     }
+    Ok(())
 }
 
 impl Gateway {

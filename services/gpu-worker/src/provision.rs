@@ -81,18 +81,10 @@ impl Provisioner {
     /// # Errors
     /// Never; the signature is that of a task.
     pub(crate) async fn follow(self, component: Component, stop: CancellationToken) -> anyhow::Result<()> {
-        let mut connected = self.bus.connected();
-        connected.borrow_and_update();
+        // Everything was made on the present connection, before this task.
         component.set_ready();
-        loop {
-            tokio::select! {
-                changed = connected.changed() => if changed.is_err() { return Ok(()) },
-                () = stop.cancelled() => return Ok(()),
-            }
-            if !*connected.borrow_and_update() {
-                component.set_unready("not connected to the bus");
-                continue;
-            }
+        let mut connections = self.bus.connections(component, stop.clone()).skip_present();
+        while let Some(component) = connections.next().await {
             while let Err(error) = self.provision().await {
                 tracing::warn!(%error, cause = crate::compute::explain(&error), "queues not made again yet");
                 tokio::select! {
@@ -102,6 +94,7 @@ impl Provisioner {
             }
             component.set_ready();
         }
+        Ok(())
     }
 }
 

@@ -9,6 +9,7 @@
 
 pub mod beat;
 mod config;
+pub mod connected;
 mod connection;
 pub mod control;
 mod credits;

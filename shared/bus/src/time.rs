@@ -2,20 +2,19 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use schemas::civil_date::CivilDate;
+
 /// Reads `2026-11-21T14:35:34.293859241Z`; years before 1970 (the broker's "never" is year 1) give `None`.
 pub(crate) fn parse_utc(text: &str) -> Option<SystemTime> {
     let text = text.strip_suffix('Z')?;
     let (date, clock) = text.split_once('T')?;
-    let mut date = date.split('-').map(str::parse::<i64>);
-    let (year, month, day) = (date.next()?.ok()?, date.next()?.ok()?, date.next()?.ok()?);
+    let mut date = date.splitn(3, '-');
+    let (year, month, day) = (date.next()?, date.next()?, date.next()?);
+    let date = CivilDate::new(year.parse().ok()?, month.parse().ok()?, day.parse().ok()?)?;
     let (clock, fraction) = clock.split_once('.').unwrap_or((clock, ""));
     let mut clock = clock.split(':').map(str::parse::<i64>);
     let (hour, minute, second) = (clock.next()?.ok()?, clock.next()?.ok()?, clock.next()?.ok()?);
-    if !(1..=12).contains(&month) || !(1..=31).contains(&day) || year < 1970 {
-        return None;
-    }
-    let seconds =
-        u64::try_from(days_since_1970(year, month, day) * 86_400 + hour * 3_600 + minute * 60 + second).ok()?;
+    let seconds = u64::try_from(date.days() * 86_400 + hour * 3_600 + minute * 60 + second).ok()?;
     // Nine digits of nanoseconds, right-padded.
     let nanos = if fraction.is_empty() {
         0
@@ -28,16 +27,6 @@ pub(crate) fn parse_utc(text: &str) -> Option<SystemTime> {
 /// Nanoseconds since 1970, as an ack subject has them.
 pub(crate) fn from_nanos(nanos: u64) -> SystemTime {
     UNIX_EPOCH + Duration::from_nanos(nanos)
-}
-
-/// Days of the civil calendar since 1970 (March-based years, after Howard Hinnant's `days_from_civil`).
-fn days_since_1970(year: i64, month: i64, day: i64) -> i64 {
-    let year = if month <= 2 { year - 1 } else { year };
-    let era = year.div_euclid(400);
-    let year_of_era = year.rem_euclid(400);
-    let day_of_year = (153 * ((month + 9) % 12) + 2) / 5 + day - 1;
-    let day_of_era = year_of_era * 365 + year_of_era / 4 - year_of_era / 100 + day_of_year;
-    era * 146_097 + day_of_era - 719_468
 }
 
 #[cfg(test)]

@@ -13,7 +13,8 @@ use schemas::cost::{CostEvent, UsageGet};
 use schemas::streams;
 use testkit::{NatsServer, eventually};
 
-use crate::mesh::{DEADLINE, SUBJECT, ask, batch, event};
+use crate::example::event;
+use crate::mesh::{DEADLINE, SUBJECT, ask, batch};
 
 /// Unique facts; with small transactions they take the program a second or two.
 const FACTS: u64 = 16_000;

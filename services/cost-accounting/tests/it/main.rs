@@ -1,6 +1,8 @@
 //! The service against a real nats-server. Input: facts, broken messages, kills and restarts. Output: exact sums.
 #![expect(clippy::unwrap_used, reason = "tests fail loudly")]
 
+#[path = "../../src/example.rs"]
+mod example;
 mod kill;
 mod mesh;
 
@@ -8,7 +10,8 @@ use bus::Headers;
 use schemas::cost::{CostBatch, CostEvent, CostKind, UsageReport};
 use schemas::{headers, wire};
 
-use crate::mesh::{DEADLINE, Mesh, SUBJECT, batch, event};
+use crate::example::event;
+use crate::mesh::{DEADLINE, Mesh, SUBJECT, batch};
 
 fn tenant(name: &str, number: u64) -> CostEvent {
     CostEvent {

@@ -6,7 +6,7 @@ use std::time::Duration;
 use bus::{Bus, BusConfig, Headers};
 use cost_accounting::{CostAccounting, VerifyReport, verify};
 use process::{Context, Layers, Service};
-use schemas::cost::{CostBatch, CostEvent, CostKind, DeviceTerms, UsageGet, UsageReport, computed_event_id};
+use schemas::cost::{CostBatch, CostEvent, UsageGet, UsageReport};
 use schemas::{streams, subjects, wire};
 use tempfile::TempDir;
 use testkit::{NatsServer, eventually};
@@ -16,30 +16,6 @@ use tokio::task::JoinHandle;
 pub(crate) const DEADLINE: Duration = Duration::from_secs(60);
 /// Where tests publish.
 pub(crate) const SUBJECT: &str = "portalis.v1.cost.demo.all-minilm-l6-v2";
-
-/// The computed event of request number `number`: 10 tokens, 200 nano-dollars, 1 µs.
-pub(crate) fn event(number: u64) -> CostEvent {
-    let request_id = format!("request-{number}");
-    CostEvent {
-        event_id: computed_event_id(&request_id),
-        kind: CostKind::Computed,
-        tenant: "demo".to_owned(),
-        key_id: "key".to_owned(),
-        model: "all-minilm-l6-v2".to_owned(),
-        operation: "embed".to_owned(),
-        request_id,
-        requests: 1,
-        input_tokens: 10,
-        output_tokens: 0,
-        compute_ns: 1_000,
-        queue_us: 5,
-        attempt: 1,
-        device: "cpu".to_owned(),
-        terms: DeviceTerms::OnDemand,
-        reporter: "gpu-worker-1".to_owned(),
-        occurred_at_ms: 1_800_000_000_000 + number,
-    }
-}
 
 /// A message of events.
 pub(crate) fn batch(events: &[CostEvent]) -> Vec<u8> {

@@ -6,6 +6,7 @@ use axum::Json;
 use axum::extract::{RawQuery, State};
 use axum::http::HeaderMap;
 use bus::Headers;
+use schemas::civil_date::CivilDate;
 use schemas::cost::{UsageGet, UsageReport};
 use schemas::error::{ErrorCode, Failure};
 use schemas::http::UsageBody;
@@ -14,6 +15,9 @@ use schemas::{headers, subjects, wire};
 
 use super::error::HttpError;
 use crate::Gateway;
+
+/// Milliseconds of a day.
+const DAY_MS: u64 = 86_400_000;
 
 /// What the caller's key used.
 pub(super) async fn show(
@@ -98,26 +102,12 @@ fn body(report: &UsageReport) -> UsageBody {
     }
 }
 
-/// UTC time as RFC 3339 with milliseconds; days to date by Howard Hinnant's `civil_from_days`.
+/// UTC time as RFC 3339 with milliseconds.
 fn rfc3339(unix_ms: u64) -> String {
-    let (days, ms) = (unix_ms / 86_400_000, unix_ms % 86_400_000);
-    let shifted = days + 719_468;
-    let (era, day_of_era) = (shifted / 146_097, shifted % 146_097);
-    let year_of_era = (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let shifted_month = (5 * day_of_year + 2) / 153;
-    let day = day_of_year - (153 * shifted_month + 2) / 5 + 1;
-    let month = if shifted_month < 10 {
-        shifted_month + 3
-    } else {
-        shifted_month - 9
-    };
-    let year = year_of_era + era * 400 + u64::from(month <= 2);
+    let (days, ms) = (unix_ms / DAY_MS, unix_ms % DAY_MS);
+    let date = CivilDate::from_days(i64::try_from(days).unwrap_or(i64::MAX));
     let (hours, minutes, seconds) = (ms / 3_600_000, ms / 60_000 % 60, ms / 1_000 % 60);
-    format!(
-        "{year:04}-{month:02}-{day:02}T{hours:02}:{minutes:02}:{seconds:02}.{:03}Z",
-        ms % 1_000
-    )
+    format!("{date}T{hours:02}:{minutes:02}:{seconds:02}.{:03}Z", ms % 1_000)
 }
 
 #[cfg(test)]

@@ -6,6 +6,7 @@ mod kv;
 mod pull;
 mod reader;
 mod request;
+mod service;
 mod streams;
 
 use std::time::Duration;

@@ -1,0 +1,193 @@
+//! The way into the worker's hands. Input: the queue's messages and cancellations. Output: requests in hand with their inputs
+//! as tokens; what cannot be taken is refused, what nobody wants any more is dropped.
+
+use std::time::Duration;
+
+use bus::{EndReason, Job, Message, PullEvent, Puller};
+use engine::TokenIds;
+use schemas::error::{ErrorCode, Failure};
+use schemas::reply::{Accepted, Frame};
+use schemas::wire;
+use schemas::work::{Cancel, EmbedInput, Truncate};
+use tokio::time::Instant;
+
+use super::{Tokenized, Worker};
+use crate::admit::{self, Refusal};
+use crate::credits;
+use crate::job::{Held, Request};
+
+/// Pause before pulling again from a queue that is not there: it is being made anew after a restart of the broker.
+const NO_QUEUE_PAUSE: Duration = Duration::from_millis(100);
+/// Messages admitted together; the rest follows after the next step.
+const ADMIT_AT_ONCE: usize = 256;
+
+/// A request's key in hand, and what tokenization needs of it.
+type Untokenized = (u64, Vec<EmbedInput>, Truncate);
+
+impl Worker {
+    /// Asks for as much as can start soon.
+    pub(super) async fn refill(&mut self, puller: &mut Puller) {
+        if self.parts.hands.waiting_tokens() >= self.parts.config.queue.max_waiting_tokens
+            || Instant::now() < self.pull_after
+        {
+            return;
+        }
+        let mut load = self.parts.hands.lane_load();
+        for (lane, consumer) in load.iter_mut().zip(&self.parts.consumers) {
+            lane.outstanding = u32::try_from(puller.outstanding(consumer)).unwrap_or(u32::MAX);
+        }
+        let queue = &self.parts.config.queue;
+        let expires = Duration::from_millis(queue.pull_expires_ms);
+        let heartbeat = Duration::from_millis(queue.pull_heartbeat_ms);
+        for (consumer, pull) in self.parts.consumers.iter().zip(credits::next_pulls(queue.slots, load)) {
+            if pull == 0 {
+                continue;
+            }
+            if let Err(error) = puller.request(consumer, pull, expires, heartbeat).await {
+                tracing::debug!(%error, "nothing pulled now");
+                self.pull_after = Instant::now() + NO_QUEUE_PAUSE;
+                return;
+            }
+        }
+    }
+
+    pub(super) async fn on_pulled(&mut self, event: PullEvent, puller: &mut Puller, draining: bool) {
+        let mut jobs = Vec::new();
+        let mut next = Some(event);
+        while let Some(event) = next {
+            match event {
+                // Given back at the end: now it would come straight back to one of our own open pulls.
+                PullEvent::Job(job) if draining => self.returned.push(job),
+                PullEvent::Job(job) => jobs.push(job),
+                PullEvent::Ended {
+                    reason: EndReason::Expired | EndReason::Disconnected,
+                    ..
+                } => {}
+                PullEvent::Ended { consumer, reason, .. } => {
+                    tracing::debug!(?reason, consumer = %consumer.consumer, "pull ended");
+                    self.pull_after = Instant::now() + NO_QUEUE_PAUSE;
+                }
+            }
+            next = if jobs.len() < ADMIT_AT_ONCE {
+                puller.try_next()
+            } else {
+                None
+            };
+        }
+        self.admit(jobs).await;
+    }
+
+    async fn admit(&mut self, jobs: Vec<Job>) {
+        let now_ms = self.parts.context.clock.now_unix_ms();
+        let mut admitted = Vec::with_capacity(jobs.len());
+        for job in jobs {
+            if job.delivered() > 1 {
+                self.parts.metrics.redelivered.inc();
+            }
+            match admit::admit(&job, &self.parts.config.model.name, &self.parts.verifier, now_ms).await {
+                Ok(request) if self.parts.cancelled.contains_key(&request.request_id) => {
+                    self.parts.desk.drop_cancelled(Held::new(job, request));
+                }
+                Ok(request) => admitted.push(self.take(job, request)),
+                Err(refusal) => self.refuse(job, refusal).await,
+            }
+        }
+        if admitted.is_empty() {
+            return;
+        }
+        if self.parts.device.is_instant() {
+            let results = admitted.into_iter().map(|request| self.tokenize_now(request)).collect();
+            self.on_tokenized(results).await;
+        } else {
+            // Told before it is computed: when this worker dies, the gateway gives the work back at once.
+            self.parts.desk.outbox.send(&self.parts.bus).await;
+            self.tokenize_beside(admitted);
+        }
+    }
+
+    /// Takes a request into hand; gives what tokenization needs of it.
+    fn take(&mut self, job: Job, request: Request) -> Untokenized {
+        let mut held = Held::new(job, request);
+        let inputs = std::mem::take(&mut held.request.inputs);
+        let truncate = held.request.truncate;
+        if !self.parts.device.is_instant() {
+            let accepted = Accepted {
+                worker: self.parts.context.instance.clone(),
+                ack_subject: held.job.ack_subject().to_owned(),
+            };
+            let frame = held.frame(Frame::Accepted(accepted));
+            self.parts.desk.outbox.push(&held.request.reply, frame);
+        }
+        (self.parts.hands.take(held), inputs, truncate)
+    }
+
+    fn tokenize_now(&self, (key, inputs, truncate): Untokenized) -> (u64, Result<Vec<TokenIds>, Failure>) {
+        (key, admit::tokenize(self.parts.device.model(), &inputs, truncate))
+    }
+
+    fn tokenize_beside(&self, requests: Vec<Untokenized>) {
+        let model = self.parts.device.model().clone();
+        let keys: Vec<u64> = requests.iter().map(|(key, ..)| *key).collect();
+        let task = tokio::task::spawn_blocking(move || {
+            let one = |(key, inputs, truncate): Untokenized| (key, admit::tokenize(&model, &inputs, truncate));
+            requests.into_iter().map(one).collect()
+        });
+        self.tokenizing.push(Box::pin(async move {
+            task.await.unwrap_or_else(|error| {
+                tracing::error!(%error, "the tokenizer panicked");
+                let failure = || Failure::new(ErrorCode::Internal, "the input could not be tokenized");
+                keys.into_iter().map(|key| (key, Err(failure()))).collect()
+            })
+        }));
+    }
+
+    async fn refuse(&mut self, job: Job, refusal: Refusal) {
+        match refusal {
+            Refusal::Expired => self.parts.desk.expire(job),
+            Refusal::Malformed(failure) => {
+                self.parts.metrics.malformed.with_label_values(&["work"]).inc();
+                self.parts.desk.bury(&self.parts.bus, job, failure).await;
+            }
+            Refusal::Unauthorized(failure) => self.parts.desk.reject(job, failure, "unauthorized"),
+            Refusal::Invalid(failure) => self.parts.desk.reject(job, failure, "failed"),
+        }
+    }
+
+    pub(super) async fn on_tokenized(&mut self, results: Tokenized) {
+        let now_us = self.parts.context.clock.monotonic_us();
+        for (key, result) in results {
+            match result {
+                Ok(tokens) => {
+                    if !self.parts.hands.on_tokens(key, tokens, now_us)
+                        && let Some(held) = self.parts.hands.remove(key)
+                    {
+                        self.parts.desk.give_back(held);
+                    }
+                }
+                Err(failure) => {
+                    if let Some(held) = self.parts.hands.remove(key) {
+                        self.parts.desk.fail(held, failure);
+                    }
+                }
+            }
+        }
+    }
+
+    pub(super) async fn on_cancel(&mut self, message: &Message) {
+        let cancel: Cancel = match wire::decode(&message.payload) {
+            Ok(cancel) => cancel,
+            Err(error) => {
+                self.parts.metrics.malformed.with_label_values(&["cancel"]).inc();
+                tracing::warn!(%error, "cancellation cannot be read");
+                return;
+            }
+        };
+        for request_id in &cancel.request_ids {
+            // It may be on its way to this worker; it is not begun then.
+            self.parts.cancelled.insert(*request_id, ());
+            if let Some(held) = self.parts.hands.cancel(request_id, self.running.is_some()) {
+                self.parts.desk.drop_cancelled(held);
+            }
+        }
+    }
+}
