@@ -44,6 +44,30 @@ pub enum ShapeError {
         /// Rows of the table.
         rows: usize,
     },
+    /// A size is larger than the space for it.
+    #[error("{op}: {what} takes {actual}, more than {limit}")]
+    Bound {
+        /// The operation that refused.
+        op: &'static str,
+        /// The size.
+        what: &'static str,
+        /// Its value.
+        actual: usize,
+        /// The largest value.
+        limit: usize,
+    },
+    /// A size is not a multiple of what it is cut into.
+    #[error("{op}: {what} {value} is not a multiple of {factor}")]
+    Multiple {
+        /// The operation that refused.
+        op: &'static str,
+        /// The size.
+        what: &'static str,
+        /// Its value.
+        value: usize,
+        /// What it must be a multiple of.
+        factor: usize,
+    },
 }
 
 /// Checks that a slice has the length the other arguments imply.
@@ -70,6 +94,50 @@ pub(crate) fn expect_nonzero(op: &'static str, what: &'static str, value: usize)
         return Err(ShapeError::Zero { op, what });
     }
     Ok(())
+}
+
+/// Checks that a size fits the space for it.
+pub(crate) fn expect_at_most(
+    op: &'static str,
+    what: &'static str,
+    actual: usize,
+    limit: usize,
+) -> Result<(), ShapeError> {
+    if actual <= limit {
+        return Ok(());
+    }
+    Err(ShapeError::Bound {
+        op,
+        what,
+        actual,
+        limit,
+    })
+}
+
+/// Checks that an index lies inside its table.
+pub(crate) fn expect_index(op: &'static str, what: &'static str, index: usize, rows: usize) -> Result<(), ShapeError> {
+    if index < rows {
+        return Ok(());
+    }
+    Err(ShapeError::Index { op, what, index, rows })
+}
+
+/// Checks that a size is a multiple of `factor`, which is not zero.
+pub(crate) fn expect_multiple(
+    op: &'static str,
+    what: &'static str,
+    value: usize,
+    factor: usize,
+) -> Result<(), ShapeError> {
+    if value.is_multiple_of(factor) {
+        return Ok(());
+    }
+    Err(ShapeError::Multiple {
+        op,
+        what,
+        value,
+        factor,
+    })
 }
 
 /// Checks `cu_seqlens`: starts at 0, never falls, ends at `tokens`.

@@ -1,6 +1,7 @@
 //! What a CPU kernel runs on: the chosen instruction set, the threads and scratch that is kept between calls.
 
 use crate::gemm_i8::QuantizedRows;
+use crate::paged_attention::Plan;
 use crate::simd::Isa;
 use crate::team::{Team, TeamError};
 
@@ -10,6 +11,7 @@ pub struct CpuExec {
     pub(crate) team: Team,
     pub(crate) isa: Isa,
     pub(crate) quantized: QuantizedRows,
+    pub(crate) plan: Plan,
 }
 
 impl CpuExec {
@@ -24,6 +26,7 @@ impl CpuExec {
             team,
             isa: isa.or_portable(),
             quantized: QuantizedRows::default(),
+            plan: Plan::default(),
         }
     }
 

@@ -8,6 +8,10 @@
 //! | `layernorm` | layer normalization, with an optional residual |
 //! | `embedding` | sum of word, position and type rows, then layer normalization |
 //! | `pool` | one vector per sequence: mean or first token, then unit length |
+//! | `rmsnorm` | root mean square normalization of rows, or of each head |
+//! | `rope` | rotary position embedding of query and key heads |
+//! | `swiglu` | `silu(gate) * up` of a packed pair |
+//! | `paged_attention` | causal attention over a key-value cache in blocks; prefill and decode in one call |
 //!
 //! Each operation has a `cpu.rs` written once over `simd` (AVX2+FMA or portable) and a `reference.rs` in plain f64 that tests compare against.
 
@@ -17,14 +21,20 @@ mod error;
 mod exec;
 pub mod gemm;
 pub mod gemm_i8;
+mod head_columns;
 pub mod layernorm;
+pub mod paged_attention;
 pub mod pool;
+pub mod rmsnorm;
+pub mod rope;
 mod shared_mut;
 mod simd;
+pub mod swiglu;
 mod team;
 
 pub use error::ShapeError;
 pub use exec::CpuExec;
+pub use head_columns::HeadColumns;
 pub use simd::Isa;
 pub use team::{Team, TeamError};
 

@@ -108,3 +108,14 @@ pub struct CachedEmbeddings {
     /// Tokens in, special tokens included.
     pub input_tokens: u64,
 }
+
+/// What a gateway keeps of a text that would be the same again; the body of [`KeptAnswer`] and [`CacheFound`] for it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct CachedText {
+    /// One whole part per choice, in their order.
+    pub choices: Vec<crate::generate::TextPart>,
+    /// Tokens in.
+    pub input_tokens: u64,
+    /// Tokens out of all choices.
+    pub output_tokens: u64,
+}

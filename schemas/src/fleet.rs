@@ -4,6 +4,8 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::generate::is_zero;
+
 /// Time between heartbeats, in milliseconds.
 pub const BEAT_INTERVAL_MS: u64 = 1_000;
 /// Missed heartbeats after which a worker counts as gone.
@@ -76,12 +78,15 @@ pub struct ModelCard {
     pub slug: String,
     /// What it does.
     pub operations: Vec<Operation>,
-    /// Architecture family: `bert`, `echo`.
+    /// Architecture family: `bert`, `llama`, `echo`.
     pub family: String,
-    /// Length of its vectors.
+    /// Length of its vectors; 0 for models that make none.
     pub dimensions: u32,
     /// Most tokens of one input, special tokens included.
     pub max_tokens: u32,
+    /// Most tokens of prompt and answer together; 0 for models that write nothing.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub max_context: u32,
     /// Identifies the weights; part of the cache key.
     pub revision: String,
     /// Number format it computes in: `f32`, `bf16`, `int8`.
@@ -104,6 +109,8 @@ pub struct ModelCard {
 pub enum Operation {
     /// Embeds texts.
     Embed,
+    /// Writes text.
+    Generate,
     /// Something newer than this program.
     #[serde(other)]
     Unknown,

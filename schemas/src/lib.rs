@@ -12,6 +12,7 @@ pub mod dead;
 pub mod documents;
 pub mod error;
 pub mod fleet;
+pub mod generate;
 pub mod headers;
 pub mod http;
 pub mod identity;

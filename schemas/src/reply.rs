@@ -4,6 +4,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::error::Failure;
+use crate::generate::TextPart;
 use crate::ids::RequestId;
 use crate::vector::Vector;
 
@@ -35,6 +36,8 @@ pub enum Frame {
     Accepted(Accepted),
     /// Some of the answer; more follows.
     Part(EmbedPart),
+    /// What a step added to a text; more follows. All choices of a step share a frame.
+    Text(Vec<TextPart>),
     /// The rest of the answer and what it took; nothing follows.
     Done(Done),
     /// It failed; nothing follows.
@@ -63,7 +66,11 @@ pub struct EmbedPart {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Done {
     /// The vectors not sent before.
+    #[serde(default)]
     pub embed: EmbedPart,
+    /// The text not sent before; with it every choice has ended.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub text: Vec<TextPart>,
     /// What it took.
     pub usage: Usage,
 }
@@ -71,10 +78,20 @@ pub struct Done {
 /// What a request took.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 pub struct Usage {
-    /// Tokens computed, special tokens included.
+    /// Tokens in, special tokens included; of a generation the prompt's, once for all choices.
     pub input_tokens: u64,
+    /// Tokens out of all choices, those that an earlier worker sent included.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub output_tokens: u64,
+    /// Tokens in that did not have to be computed, because another request began the same.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub cached_tokens: u64,
     /// From submission to the start of its first batch, in microseconds.
     pub queue_us: u64,
     /// Its share of the device's busy time, in nanoseconds.
     pub compute_ns: u64,
+}
+
+fn is_zero(number: &u64) -> bool {
+    *number == 0
 }

@@ -8,6 +8,7 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::{self, SeqAccess};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+use crate::generate::GenerateTask;
 use crate::ids::RequestId;
 
 /// Priority of work; each lane has its own consumer.
@@ -64,6 +65,8 @@ pub struct Work {
 pub enum Task {
     /// Embed texts.
     Embed(EmbedTask),
+    /// Write text that goes on from a prompt.
+    Generate(Box<GenerateTask>),
 }
 
 /// Embed texts, one vector per input.

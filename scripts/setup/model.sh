@@ -1,6 +1,7 @@
-# The embedding model all-MiniLM-L6-v2. Sourced by scripts/setup.sh. Result: $data/models/all-minilm-l6-v2/.
+# The models served by default. Sourced by scripts/setup.sh. Result: $data/models/{all-minilm-l6-v2,nano-translator}/.
 
 install_model() {
+  install_translator
   local target="$data/models/all-minilm-l6-v2" sums="$here/setup/model.sha256"
   if [[ ! -e "$target" ]]; then
     fetch_model "$target"
@@ -42,4 +43,14 @@ fetch_model() {
   mv "$model" "$1"
   rm -rf "$dir"
   model_stamp "$1" "$here/setup/model.sha256" >"$1/.verified"
+}
+
+# The small translation model comes with the sources.
+install_translator() {
+  local from="$root/models/nano-translator" target="$data/models/nano-translator"
+  cmp -s "$from/model.safetensors" "$target/model.safetensors" && cmp -s "$from/tokenizer.json" "$target/tokenizer.json" && return 0
+  rm -rf "$target" "$target.new"
+  mkdir -p "$target.new"
+  cp "$from"/*.json "$from/model.safetensors" "$from"/*.md "$target.new/"
+  mv "$target.new" "$target"
 }

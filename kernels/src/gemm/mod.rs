@@ -3,12 +3,13 @@
 //! Weights are stored as f32 or bf16, always accumulated in f32.
 //! Layout: panels of 16 columns, each `[depth, 16]`, so that the inner loop reads weights in one stream (the idea is BLIS's).
 //! FLOPs: `2 * rows * depth * columns`; bytes: weights once per block of rows, which stays in the second-level cache.
+//! A row's sums are taken in one order, so its result is the same bit for bit whatever rows come with it.
 
 mod cpu;
 mod pack;
 pub mod reference;
 
-use crate::error::{ShapeError, expect_len};
+use crate::error::{ShapeError, expect_index, expect_len};
 use crate::exec::CpuExec;
 use pack::Panels;
 
@@ -64,6 +65,15 @@ impl PackedWeights {
     /// Outputs of a row.
     pub fn columns(&self) -> usize {
         self.columns
+    }
+
+    /// The weights of one output, as stored; a model whose first and last layer share a matrix keeps it once.
+    pub fn unpack_row(&self, column: usize, out: &mut [f32]) -> Result<(), ShapeError> {
+        const OP: &str = "gemm unpack";
+        expect_index(OP, "column", column, self.columns)?;
+        expect_len(OP, "out", out.len(), self.depth)?;
+        self.panels.unpack(column, out);
+        Ok(())
     }
 }
 
@@ -156,6 +166,41 @@ mod tests {
         ) {
             let storage = if bf16 { Storage::Bf16 } else { Storage::F32 };
             check(rows, depth, columns, storage);
+        }
+    }
+
+    #[test]
+    fn a_row_has_the_same_bits_whatever_comes_with_it() {
+        let (depth, columns) = (70, 150);
+        let a = random(20 * depth, 1);
+        let (weight, bias) = (random(columns * depth, 2), random(columns, 3));
+        for storage in [Storage::F32, Storage::Bf16] {
+            for mut exec in all_execs() {
+                let packed = PackedWeights::pack(&mut exec, &weight, &bias, depth, storage).unwrap();
+                let mut all = vec![f32::NAN; 20 * columns];
+                gemm(&mut exec, &a, &packed, Epilogue::Bias, &mut all).unwrap();
+                for rows in 1..20 {
+                    let mut out = vec![f32::NAN; rows * columns];
+                    gemm(&mut exec, &a[..rows * depth], &packed, Epilogue::Bias, &mut out).unwrap();
+                    assert_eq!(out, all[..rows * columns]);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn rows_come_back_as_stored() {
+        let weight = random(40 * 33, 2);
+        let mut exec = CpuExec::new(1).unwrap();
+        for (storage, tolerance) in [(Storage::F32, 0.0), (Storage::Bf16, 4e-3)] {
+            let packed = PackedWeights::pack(&mut exec, &weight, &[0.0; 40], 33, storage).unwrap();
+            for (column, exact) in weight.chunks_exact(33).enumerate() {
+                let mut row = [f32::NAN; 33];
+                packed.unpack_row(column, &mut row).unwrap();
+                assert!(row.iter().zip(exact).all(|(a, b)| (a - b).abs() <= tolerance * b.abs()));
+            }
+            assert!(packed.unpack_row(40, &mut [0.0; 33]).is_err());
+            assert!(packed.unpack_row(0, &mut [0.0; 32]).is_err());
         }
     }
 

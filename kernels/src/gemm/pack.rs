@@ -3,28 +3,36 @@
 use super::Storage;
 use crate::exec::CpuExec;
 use crate::shared_mut::SharedMut;
-use crate::simd::PANEL;
+use crate::simd::{PANEL, PanelElement};
 
 /// Packed weights in their storage type.
 #[derive(Debug)]
 pub(super) enum Panels {
     F32(Vec<f32>),
-    /// The columns of a row are interleaved (0, 8, 1, 9, …): one shift and one mask then widen 16 of them.
     Bf16(Vec<u16>),
 }
 
 impl Panels {
     pub(super) fn pack(exec: &mut CpuExec, weight: &[f32], depth: usize, storage: Storage) -> Self {
         match storage {
-            Storage::F32 => Self::F32(pack(exec, weight, depth, |column| column, |x| x)),
-            Storage::Bf16 => Self::Bf16(pack(
-                exec,
-                weight,
-                depth,
-                |column| (column % 8) * 2 + column / 8,
-                bf16_from_f32,
-            )),
+            Storage::F32 => Self::F32(pack(exec, weight, depth)),
+            Storage::Bf16 => Self::Bf16(pack(exec, weight, depth)),
         }
+    }
+
+    /// One column, `[depth]`; the length of `out` is the depth.
+    pub(super) fn unpack(&self, column: usize, out: &mut [f32]) {
+        match self {
+            Self::F32(panels) => unpack(panels, column, |x| x, out),
+            Self::Bf16(panels) => unpack(panels, column, |bits| f32::from_bits(u32::from(bits) << 16), out),
+        }
+    }
+}
+
+fn unpack<T: PanelElement>(panels: &[T], column: usize, widen: impl Fn(T) -> f32, out: &mut [f32]) {
+    let start = column / PANEL * out.len() * PANEL + T::place(column % PANEL);
+    for (out, x) in out.iter_mut().zip(panels[start..].iter().step_by(PANEL)) {
+        *out = widen(*x);
     }
 }
 
@@ -35,13 +43,7 @@ pub(crate) fn padded(values: &[f32]) -> Vec<f32> {
     padded
 }
 
-fn pack<T: Copy + Default + Send + Sync>(
-    exec: &mut CpuExec,
-    weight: &[f32],
-    depth: usize,
-    place: impl Fn(usize) -> usize + Sync,
-    convert: impl Fn(f32) -> T + Sync,
-) -> Vec<T> {
+fn pack<T: PanelElement>(exec: &mut CpuExec, weight: &[f32], depth: usize) -> Vec<T> {
     let columns = weight.len() / depth;
     let panels = columns.div_ceil(PANEL);
     let mut packed = vec![T::default(); panels * depth * PANEL];
@@ -52,9 +54,9 @@ fn pack<T: Copy + Default + Send + Sync>(
         let out = unsafe { out.part(start..start + depth * PANEL) };
         for column in 0..PANEL.min(columns - panel * PANEL) {
             let from = &weight[(panel * PANEL + column) * depth..][..depth];
-            let slots = out.iter_mut().skip(place(column)).step_by(PANEL);
+            let slots = out.iter_mut().skip(T::place(column)).step_by(PANEL);
             for (slot, &x) in slots.zip(from) {
-                *slot = convert(x);
+                *slot = T::narrow(x);
             }
         }
     });

@@ -11,6 +11,9 @@ use crate::gemm::{Epilogue, Grid, Writer};
 use crate::shared_mut::SharedMut;
 use crate::simd::{Kernel, MAX_TILE_ROWS, PANEL, Simd, tile_rows};
 
+/// How far ahead of the products weights are asked for; the processor's own prefetch stops at each page of 4 KiB.
+const AHEAD_BYTES: usize = 4 * 1024;
+
 pub(super) fn run(exec: &mut CpuExec, a: &[f32], weights: &PackedWeightsI8, epilogue: Epilogue<'_>, out: &mut [f32]) {
     let isa = exec.isa;
     exec.quantized.fill((&mut exec.team, isa), a, weights.depth);
@@ -87,6 +90,9 @@ impl Block<'_> {
             let b = weights.panels.as_ptr().add(panel * stride * PANEL);
             // Unrolled: the loop is bound by the number of instructions, and this saves most address arithmetic.
             for step in (0..*stride).step_by(DEPTH_STEP) {
+                for line in (0..DEPTH_STEP * PANEL).step_by(64) {
+                    simd.prefetch(b.wrapping_add(step * PANEL + line + AHEAD_BYTES).cast());
+                }
                 for k in (step..step + DEPTH_STEP).step_by(2) {
                     let low = simd.load_i8(b.add(k * PANEL));
                     let high = simd.load_i8(b.add((k + 1) * PANEL));

@@ -9,7 +9,7 @@ mod cpu;
 mod quantize;
 pub mod reference;
 
-use crate::error::{ShapeError, expect_len, expect_nonzero};
+use crate::error::{ShapeError, expect_index, expect_len, expect_nonzero};
 use crate::exec::CpuExec;
 use crate::gemm::Epilogue;
 
@@ -67,6 +67,15 @@ impl PackedWeightsI8 {
     pub fn columns(&self) -> usize {
         self.columns
     }
+
+    /// The weights of one output, as quantized; a model whose first and last layer share a matrix keeps it once.
+    pub fn unpack_row(&self, column: usize, out: &mut [f32]) -> Result<(), ShapeError> {
+        const OP: &str = "gemm_i8 unpack";
+        expect_index(OP, "column", column, self.columns)?;
+        expect_len(OP, "out", out.len(), self.depth)?;
+        quantize::unpack(&self.panels, self.scales[column], column, out);
+        Ok(())
+    }
 }
 
 /// `out = epilogue(a * weight^T + bias)` in int8; the number of rows follows from `out`.
@@ -108,6 +117,22 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn rows_come_back_as_quantized() {
+        let weight = random(40 * 33, 2);
+        let mut exec = CpuExec::new(1).unwrap();
+        let packed = PackedWeightsI8::pack(&mut exec, &weight, &[0.0; 40], 33).unwrap();
+        for (column, exact) in weight.chunks_exact(33).enumerate() {
+            let mut row = [f32::NAN; 33];
+            packed.unpack_row(column, &mut row).unwrap();
+            // Half a step of the row's scale.
+            let half_step = exact.iter().fold(0.0_f32, |largest, x| largest.max(x.abs())) / 253.0;
+            assert!(row.iter().zip(exact).all(|(a, b)| (a - b).abs() <= half_step));
+        }
+        assert!(packed.unpack_row(40, &mut [0.0; 33]).is_err());
+        assert!(packed.unpack_row(0, &mut [0.0; 32]).is_err());
     }
 
     #[test]

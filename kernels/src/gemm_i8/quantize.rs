@@ -155,3 +155,12 @@ pub(super) fn pack(exec: &mut CpuExec, weight: &[f32], depth: usize) -> (Vec<i8>
     });
     (panels, scales)
 }
+
+/// The weights of one column, `[depth]`, times their scale; the length of `out` is the depth.
+pub(super) fn unpack(panels: &[i8], scale: f32, column: usize, out: &mut [f32]) {
+    let panel_len = out.len().next_multiple_of(DEPTH_STEP) * PANEL;
+    let panel = &panels[column / PANEL * panel_len..][..panel_len];
+    for (k, out) in out.iter_mut().enumerate() {
+        *out = f32::from(panel[(k / 2 * PANEL + column % PANEL) * 2 + k % 2]) * scale;
+    }
+}

@@ -1,4 +1,4 @@
-//! Power of two and GELU over vectors; input: eight f32, output: eight f32 with a relative error of a few units in the last place.
+//! Power of two, GELU and SiLU over vectors; input: eight f32, output: eight f32 with a relative error of a few units in the last place.
 
 use super::Simd;
 
@@ -8,7 +8,8 @@ use super::Simd;
 #[inline(always)]
 pub(crate) fn exp2<S: Simd>(simd: S, x: S::V) -> S::V {
     const P: [f32; 5] = [9.675_541e-3, 5.550_713e-2, 2.402_212e-1, 6.931_469_4e-1, 1.000_000_1];
-    let x = simd.max(x, simd.splat(-126.0));
+    // In this order a NaN stays one.
+    let x = simd.max(simd.splat(-126.0), x);
     let whole = simd.round(x);
     let rest = simd.sub(x, whole);
     let mut p = simd.splat(1.327_647_2e-3);
@@ -58,14 +59,27 @@ pub(crate) fn gelu<S: Simd>(simd: S, x: S::V) -> S::V {
     simd.fma(half, e, half)
 }
 
+/// `x / (1 + e^-x)`, also called swish.
+#[inline(always)]
+pub(crate) fn silu<S: Simd>(simd: S, x: S::V) -> S::V {
+    /// Keeps `1 + e^-x` finite; the function is zero in f32 well before it.
+    const SMALLEST: f32 = -87.3;
+    // In this order a NaN stays one.
+    let x = simd.max(simd.splat(SMALLEST), x);
+    let power = exp2(simd, simd.mul(x, simd.splat(-std::f32::consts::LOG2_E)));
+    simd.div(x, simd.add(power, simd.splat(1.0)))
+}
+
 #[cfg(test)]
 mod tests {
     use super::super::{Isa, Kernel, Simd};
     use crate::gemm::reference::gelu as gelu_f64;
+    use crate::swiglu::reference::silu as silu_f64;
 
     enum Function {
         Exp2,
         Gelu,
+        Silu,
     }
 
     struct Apply(Function, [f32; 8]);
@@ -81,6 +95,7 @@ mod tests {
                 let y = match self.0 {
                     Function::Exp2 => super::exp2(simd, x),
                     Function::Gelu => super::gelu(simd, x),
+                    Function::Silu => super::silu(simd, x),
                 };
                 simd.store(out.as_mut_ptr(), y);
             }
@@ -108,6 +123,18 @@ mod tests {
                 let x = step as f32 * 0.001;
                 let y = f64::from(isa.run(Apply(Function::Gelu, [x; 8]))[5]);
                 assert!((y - gelu_f64(f64::from(x))).abs() < 2e-6, "{x}");
+            }
+        }
+    }
+
+    #[test]
+    fn silu_is_close_over_its_range() {
+        for isa in [Isa::Portable, Isa::detect()] {
+            for step in -9_000..9_000 {
+                let x = step as f32 * 0.01;
+                let y = f64::from(isa.run(Apply(Function::Silu, [x; 8]))[2]);
+                let exact = silu_f64(f64::from(x));
+                assert!((y - exact).abs() <= 1e-6 * exact.abs() + 1e-7, "{x}");
             }
         }
     }

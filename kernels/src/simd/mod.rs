@@ -2,6 +2,8 @@
 //!
 //! A value of a `Simd` type is the proof that the processor has the instructions: it is made only after detection.
 
+use crate::gemm::bf16_from_f32;
+
 #[cfg(target_arch = "x86_64")]
 pub(crate) mod avx2;
 pub(crate) mod math;
@@ -78,6 +80,8 @@ pub(crate) trait Simd: Copy + Send + Sync {
     /// # Safety
     /// `to` must be valid for writing 8 f32.
     unsafe fn store(self, to: *mut f32, value: Self::V);
+    /// Asks for a cache line that is needed soon; any address will do.
+    fn prefetch(self, line: *const u8);
     fn add(self, a: Self::V, b: Self::V) -> Self::V;
     fn sub(self, a: Self::V, b: Self::V) -> Self::V;
     fn mul(self, a: Self::V, b: Self::V) -> Self::V;
@@ -120,8 +124,12 @@ pub(crate) trait Simd: Copy + Send + Sync {
     unsafe fn store_i16(self, to: *mut i16, value: Self::V);
 }
 
-/// Element type of a weight panel of the f32 product.
-pub(crate) trait PanelElement: Copy + Send + Sync + 'static {
+/// Element type of a panel: rows of 16 columns, in the order its vectors are loaded.
+pub(crate) trait PanelElement: Copy + Default + Send + Sync + 'static {
+    /// Where column `column` stands in a row of 16.
+    fn place(column: usize) -> usize;
+    /// The nearest value of this type.
+    fn narrow(value: f32) -> Self;
     /// 16 columns of one row of a panel.
     ///
     /// # Safety
@@ -131,13 +139,34 @@ pub(crate) trait PanelElement: Copy + Send + Sync + 'static {
 
 impl PanelElement for f32 {
     #[inline(always)]
+    fn place(column: usize) -> usize {
+        column
+    }
+
+    #[inline(always)]
+    fn narrow(value: f32) -> Self {
+        value
+    }
+
+    #[inline(always)]
     unsafe fn load_row<S: Simd>(simd: S, from: *const Self) -> (S::V, S::V) {
         // SAFETY: the caller promises 16 readable elements.
         unsafe { (simd.load(from), simd.load(from.add(8))) }
     }
 }
 
+/// The bits of bf16; columns are interleaved (0, 8, 1, 9, …): one shift and one mask then widen 16 of them.
 impl PanelElement for u16 {
+    #[inline(always)]
+    fn place(column: usize) -> usize {
+        (column % 8) * 2 + column / 8
+    }
+
+    #[inline(always)]
+    fn narrow(value: f32) -> Self {
+        bf16_from_f32(value)
+    }
+
     #[inline(always)]
     unsafe fn load_row<S: Simd>(simd: S, from: *const Self) -> (S::V, S::V) {
         // SAFETY: the caller promises 16 readable elements.
@@ -167,7 +196,35 @@ pub(crate) unsafe fn tile<S: Simd, W: PanelElement, const R: usize>(
     depth: usize,
 ) -> [[S::V; 2]; R] {
     let mut acc = [[simd.splat(0.0); 2]; R];
+    // SAFETY: as promised by the caller.
+    unsafe { tile_onto(simd, &mut acc, (a, lda), (panel, depth), None) };
+    acc
+}
+
+/// Memory to ask for while a tile is computed: a little with each step of its depth.
+#[derive(Clone, Copy)]
+pub(crate) struct Ahead {
+    pub(crate) from: *const u8,
+    /// Bytes from one step to the next.
+    pub(crate) step: usize,
+}
+
+/// [`tile`] added to sums that exist already.
+///
+/// # Safety
+/// As [`tile`].
+#[inline(always)]
+pub(crate) unsafe fn tile_onto<S: Simd, W: PanelElement, const R: usize>(
+    simd: S,
+    acc: &mut [[S::V; 2]; R],
+    (a, lda): (*const f32, usize),
+    (panel, depth): (*const W, usize),
+    ahead: Option<Ahead>,
+) {
     for k in 0..depth {
+        if let Some(ahead) = ahead {
+            simd.prefetch(ahead.from.wrapping_add(k * ahead.step));
+        }
         // SAFETY: `k < depth`, so panel row `k` lies inside the panel.
         let (low, high) = unsafe { W::load_row(simd, panel.add(k * PANEL)) };
         for (row, acc) in acc.iter_mut().enumerate() {
@@ -175,6 +232,38 @@ pub(crate) unsafe fn tile<S: Simd, W: PanelElement, const R: usize>(
             let x = simd.splat(unsafe { *a.add(row * lda + k) });
             acc[0] = simd.fma(x, low, acc[0]);
             acc[1] = simd.fma(x, high, acc[1]);
+        }
+    }
+}
+
+/// `R` rows of `a` times `P` panels that follow one another: with few rows one panel has too few sums to hide the FMA latency.
+///
+/// Each sum is taken in the same order as by [`tile`], so a row's result does not depend on how many rows come with it.
+///
+/// # Safety
+/// `a` must be valid for reading `depth` elements at each of `R` rows, `panels` for `P * depth * 16` elements.
+#[inline(always)]
+pub(crate) unsafe fn tiles<S: Simd, W: PanelElement, const R: usize, const P: usize>(
+    simd: S,
+    a: *const f32,
+    lda: usize,
+    panels: *const W,
+    depth: usize,
+) -> [[[S::V; 2]; R]; P] {
+    let mut acc = [[[simd.splat(0.0); 2]; R]; P];
+    for k in 0..depth {
+        let mut x = [simd.splat(0.0); R];
+        for (row, x) in x.iter_mut().enumerate() {
+            // SAFETY: `k < depth`, and row `row < R` has `depth` readable elements.
+            *x = simd.splat(unsafe { *a.add(row * lda + k) });
+        }
+        for (panel, acc) in acc.iter_mut().enumerate() {
+            // SAFETY: `k < depth`, so row `k` lies inside each of the `P` panels.
+            let (low, high) = unsafe { W::load_row(simd, panels.add((panel * depth + k) * PANEL)) };
+            for (acc, x) in acc.iter_mut().zip(x) {
+                acc[0] = simd.fma(x, low, acc[0]);
+                acc[1] = simd.fma(x, high, acc[1]);
+            }
         }
     }
     acc

@@ -1,5 +1,6 @@
 //! Fixed values of every public HTTP body. Input: nothing. Output: entries with examples.
 
+use super::generate_bodies;
 use super::registry::{Entry, read, written};
 use crate::http::{
     EmbeddingObject, EmbeddingsInput, EmbeddingsRequest, EmbeddingsResponse, EmbeddingsUsage, EncodedVector,
@@ -21,7 +22,7 @@ pub(super) fn entries() -> Vec<Result<Entry, WireError>> {
         max_model_len: 256,
         dimensions: 384,
     };
-    vec![
+    let mut entries = vec![
         read(requests()),
         written(response()),
         written(error()),
@@ -51,7 +52,9 @@ pub(super) fn entries() -> Vec<Result<Entry, WireError>> {
             saved_usd: 0.000_000_16,
             as_of: "2026-01-01T00:00:00Z".to_owned(),
         }),
-    ]
+    ];
+    entries.extend(generate_bodies::entries());
+    entries
 }
 
 fn requests() -> Vec<(&'static str, EmbeddingsRequest)> {

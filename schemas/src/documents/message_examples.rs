@@ -4,7 +4,7 @@
 use serde_bytes::ByteBuf;
 
 use super::registry::{Entry, read};
-use super::service_examples;
+use super::{generate_examples, service_examples};
 use crate::dead::DeadLetter;
 use crate::error::{ErrorCode, Failure};
 use crate::identity::{AUDIENCE, Claims, ISSUER, Jwk};
@@ -39,6 +39,16 @@ pub(super) fn request_id() -> RequestId {
     ])
 }
 
+/// A frame of the example request.
+pub(super) fn frame(sequence: u32, frame: Frame) -> ReplyFrame {
+    ReplyFrame {
+        request_id: request_id(),
+        attempt: 1,
+        sequence,
+        frame,
+    }
+}
+
 fn work() -> Vec<Result<Entry, WireError>> {
     let embed = |inputs, truncate, input_type| Work {
         request_id: request_id(),
@@ -56,12 +66,6 @@ fn work() -> Vec<Result<Entry, WireError>> {
         first,
         vectors: vec![Vector(values.to_vec())],
     };
-    let frame = |sequence, frame| ReplyFrame {
-        request_id: request_id(),
-        attempt: 1,
-        sequence,
-        frame,
-    };
     let accepted = frame(
         0,
         Frame::Accepted(Accepted {
@@ -73,10 +77,12 @@ fn work() -> Vec<Result<Entry, WireError>> {
         2,
         Frame::Done(Done {
             embed: part(1, &[-0.25, 0.75]),
+            text: Vec::new(),
             usage: Usage {
                 input_tokens: 8,
                 queue_us: 850,
                 compute_ns: 4_200_000,
+                ..Usage::default()
             },
         }),
     );
@@ -84,17 +90,21 @@ fn work() -> Vec<Result<Entry, WireError>> {
     let batch = ReplyBatch {
         frames: vec![accepted.clone(), done.clone()],
     };
+    let mut works = vec![
+        ("", embed(texts, Truncate::None, None)),
+        ("tokens", embed(tokens, Truncate::End, Some(InputType::Query))),
+    ];
+    works.extend(generate_examples::work());
+    let mut frames = vec![
+        ("", accepted),
+        ("part", frame(1, Frame::Part(part(0, &[0.5, -0.5])))),
+        ("done", done),
+        ("failed", frame(1, Frame::Failed(failure))),
+    ];
+    frames.extend(generate_examples::frames());
     vec![
-        read(vec![
-            ("", embed(texts, Truncate::None, None)),
-            ("tokens", embed(tokens, Truncate::End, Some(InputType::Query))),
-        ]),
-        read(vec![
-            ("", accepted),
-            ("part", frame(1, Frame::Part(part(0, &[0.5, -0.5])))),
-            ("done", done),
-            ("failed", frame(1, Frame::Failed(failure))),
-        ]),
+        read(works),
+        read(frames),
         read(vec![("", batch)]),
         read(vec![(
             "",

@@ -2,6 +2,8 @@
 
 mod asyncapi;
 mod body_examples;
+mod generate_bodies;
+mod generate_examples;
 mod message_examples;
 mod openapi;
 mod registry;

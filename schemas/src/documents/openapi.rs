@@ -40,8 +40,8 @@ pub const RESPONSES: &[(u16, &[ErrorCode])] = &[
 
 /// Statuses of any request with a key.
 const WITH_KEY: &[u16] = &[401, 403, 429, 500, 503, 504];
-/// Statuses of an embeddings request.
-const EMBEDDINGS: &[u16] = &[400, 401, 403, 404, 413, 415, 422, 429, 500, 503, 504];
+/// Statuses of a request that computes.
+const COMPUTING: &[u16] = &[400, 401, 403, 404, 413, 415, 422, 429, 500, 503, 504];
 
 /// Headers of answers: name, type, what it says.
 const RESPONSE_HEADERS: &[(&str, &str, &str)] = &[
@@ -85,7 +85,7 @@ pub(super) fn document(bodies: &[Entry]) -> Result<Value, DocumentError> {
             "title": "Portalis",
             "version": env!("CARGO_PKG_VERSION"),
             "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
-            "description": "Embeddings in the shape of OpenAI's API with the fields of NVIDIA NIM. \
+            "description": "Embeddings, chat and completions in the shape of OpenAI's API with the fields of NVIDIA NIM. \
                 Unknown fields of a request are refused by name.",
         },
         "servers": [{"url": "/"}],
@@ -131,6 +131,8 @@ fn paths(bodies: &[Entry]) -> Value {
     let get = |id: &str, summary: &str, body: &str| operation(bodies, id, summary, body);
     json!({
         "/v1/embeddings": {"post": embeddings(bodies)},
+        "/v1/chat/completions": {"post": chat(bodies)},
+        "/v1/completions": {"post": completions(bodies)},
         "/v1/models": {"get": with_key(get("listModels", "The models that the key may use.", "ModelList"), WITH_KEY)},
         "/v1/models/{model}": {"get": one_model(get("getModel", "One model.", "ModelObject"))},
         "/v1/usage": {"get": usage(get("getUsage", "What the key used and what it cost.", "UsageBody"))},
@@ -166,19 +168,59 @@ fn plain(id: &str, summary: &str, media_type: &str) -> Value {
 
 fn embeddings(bodies: &[Entry]) -> Value {
     let about = "One vector per input. Answers are cached per tenant; identical requests in flight are computed once.";
-    let mut operation = with_key(
-        operation(bodies, "createEmbeddings", "Embed texts.", "EmbeddingsResponse"),
-        EMBEDDINGS,
+    let operation = operation(bodies, "createEmbeddings", "Embed texts.", "EmbeddingsResponse");
+    computing(bodies, operation, "EmbeddingsRequest", about)
+}
+
+fn chat(bodies: &[Entry]) -> Value {
+    let about = "Answer a conversation. With `stream` the answer comes as server-sent events: one `ChatChunk` each, \
+                 comments while nothing happens, `data: [DONE]` at the end, or one `StreamErrorBody` and nothing after it. \
+                 Answers that would be the same again (`temperature` 0 or a `seed`) are cached per tenant unless streamed.";
+    let operation = operation(
+        bodies,
+        "createChatCompletion",
+        "Answer a conversation.",
+        "ChatCompletion",
     );
+    streamed(bodies, computing(bodies, operation, "ChatRequest", about), "ChatChunk")
+}
+
+fn completions(bodies: &[Entry]) -> Value {
+    let about = "Go on from a text. With `stream` the answer comes as server-sent events, each in the shape of the whole \
+                 answer, as for chat. Answers that would be the same again are cached per tenant unless streamed.";
+    let operation = operation(bodies, "createCompletion", "Go on from a text.", "TextCompletion");
+    streamed(
+        bodies,
+        computing(bodies, operation, "CompletionsRequest", about),
+        "TextCompletion",
+    )
+}
+
+/// Says that the answer may come as events.
+fn streamed(bodies: &[Entry], mut operation: Value, chunk: &str) -> Value {
+    let mut events = content(bodies, chunk);
+    events["x-portalis-error-event"] = json!({"$ref": "#/components/schemas/StreamErrorBody"});
+    operation["responses"]["200"]["content"]["text/event-stream"] = events;
+    operation
+}
+
+/// Adds body, headers and errors of a request that computes.
+fn computing(bodies: &[Entry], operation: Value, body: &str, about: &str) -> Value {
+    let mut operation = with_key(operation, COMPUTING);
     operation["description"] = json!(about);
-    operation["parameters"] = json!([
-        {"$ref": "#/components/parameters/traceparent"},
-        {"$ref": "#/components/parameters/x-portalis-timeout-ms"},
-        {"$ref": "#/components/parameters/cache-control"},
-    ]);
+    let parameters = [
+        "traceparent",
+        "x-portalis-timeout-ms",
+        "x-request-timeout-ms",
+        "cache-control",
+    ];
+    operation["parameters"] = parameters
+        .iter()
+        .map(|name| json!({"$ref": format!("#/components/parameters/{name}")}))
+        .collect();
     operation["requestBody"] = json!({
         "required": true,
-        "content": {"application/json": content(bodies, "EmbeddingsRequest")},
+        "content": {"application/json": content(bodies, body)},
     });
     operation["responses"]["200"]["headers"] = header_references(&[
         "x-request-id",
@@ -279,6 +321,11 @@ fn parameters() -> Value {
             json!({"type": "integer", "minimum": 1}),
             "How long the client waits, in milliseconds; the work is dropped after that.",
         ),
+        "x-request-timeout-ms": header(
+            "x-request-timeout-ms",
+            json!({"type": "integer", "minimum": 1}),
+            "The same under the name that other servers use; `x-portalis-timeout-ms` counts when both are sent.",
+        ),
         "cache-control": header(
             "Cache-Control",
             json!({"type": "string"}),
@@ -357,7 +404,7 @@ fn error_response(status: u16, codes: &[ErrorCode]) -> Value {
 fn error_example(code: ErrorCode) -> Value {
     let param = match code {
         ErrorCode::InvalidField | ErrorCode::InputTooLong => Some("input"),
-        ErrorCode::ExtraForbidden => Some("temperature"),
+        ErrorCode::ExtraForbidden => Some("temprature"),
         ErrorCode::ModelNotFound | ErrorCode::Forbidden => Some("model"),
         _ => None,
     };

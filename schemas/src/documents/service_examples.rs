@@ -2,6 +2,7 @@
 
 use serde_bytes::ByteBuf;
 
+use super::generate_examples::{self, WRITER};
 use super::message_examples::{KID, MODEL, NOW_MS, TENANT, request_id};
 use super::registry::{Entry, read};
 use crate::cache::{
@@ -57,6 +58,7 @@ pub(super) fn cache() -> Vec<Result<Entry, WireError>> {
         read(vec![("", CacheHeld { fingerprints })]),
         read(vec![("", CacheIndex { limit: 60_000 })]),
         read(vec![("", cached())]),
+        read(vec![("", generate_examples::cached())]),
     ]
 }
 
@@ -149,7 +151,7 @@ pub(super) fn fleet() -> Vec<Result<Entry, WireError>> {
             ("refused", ControlReply::Refused("at most 4 workers".to_owned())),
         ]),
         read(vec![("", scale_decision())]),
-        read(vec![("", model_card())]),
+        read(vec![("", model_card()), ("generate", writer_card())]),
     ]
 }
 
@@ -194,11 +196,26 @@ fn model_card() -> ModelCard {
         family: "bert".to_owned(),
         dimensions: 384,
         max_tokens: 256,
+        max_context: 0,
         revision: "blake3:0123456789abcdef".to_owned(),
         precision: "f32".to_owned(),
         parameters: 22_713_216,
         variable_dimensions: false,
         asymmetric: false,
         created_s: NOW_MS / 1_000,
+    }
+}
+
+fn writer_card() -> ModelCard {
+    ModelCard {
+        name: WRITER.to_owned(),
+        slug: crate::ids::model_slug(WRITER),
+        operations: vec![Operation::Generate],
+        family: "llama".to_owned(),
+        dimensions: 0,
+        max_tokens: 1_024,
+        max_context: 1_024,
+        parameters: 4_100_000,
+        ..model_card()
     }
 }

@@ -24,6 +24,29 @@ pub struct ErrorObject {
     pub code: Option<String>,
 }
 
+/// The `data:` event of a streamed answer that cannot go on; nothing follows it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct StreamErrorBody {
+    /// The error.
+    pub error: StreamErrorObject,
+}
+
+/// The error inside the event: the envelope's four fields and a fifth, because some clients look for an error only there.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct StreamErrorObject {
+    /// `error`.
+    pub object: String,
+    /// What was wrong and what to do.
+    pub message: String,
+    /// OpenAI's error type.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// The field at fault.
+    pub param: Option<String>,
+    /// A code from the closed set of `schemas/generated/errors.md`.
+    pub code: Option<String>,
+}
+
 /// Body of `GET /v1/models`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ModelList {
@@ -46,9 +69,9 @@ pub struct ModelObject {
     pub owned_by: String,
     /// Base model; the name itself (NIM clients read it).
     pub root: String,
-    /// Most tokens of one input.
+    /// Most tokens of one input, or of prompt and answer together.
     pub max_model_len: u32,
-    /// Length of its vectors.
+    /// Length of its vectors; 0 for models that make none.
     pub dimensions: u32,
 }
 

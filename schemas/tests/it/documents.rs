@@ -124,6 +124,8 @@ fn openapi_is_whole() {
     let paths = openapi["paths"].as_object().unwrap();
     let expected = [
         ("/openapi.json", "get"),
+        ("/v1/chat/completions", "post"),
+        ("/v1/completions", "post"),
         ("/v1/embeddings", "post"),
         ("/v1/health/live", "get"),
         ("/v1/health/ready", "get"),

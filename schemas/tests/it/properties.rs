@@ -9,6 +9,10 @@ use schemas::cost::{CostBatch, CostEvent, CostKind, DeviceTerms};
 use schemas::dead::DeadLetter;
 use schemas::error::{ERRORS, Failure};
 use schemas::fleet::{Beat, InstanceState, WorkerBeat};
+use schemas::generate::{
+    ChatPrompt, Constraint, FinishReason, GenerateTask, Message, OutputLimits, Prompt, Resume, Sampling, TextPart,
+    TokenBias, TokenLogprob, ToolCall, TopToken,
+};
 use schemas::ids::RequestId;
 use schemas::policy::{Grant, RequestLimit, Scope};
 use schemas::reply::{Accepted, Done, EmbedPart, Frame, ReplyBatch, ReplyFrame, Usage};
@@ -50,19 +54,141 @@ fn work() -> impl Strategy<Value = Work> {
     ];
     let truncate = prop::sample::select(vec![Truncate::None, Truncate::Start, Truncate::End]);
     let input_type = option::of(prop::sample::select(vec![InputType::Query, InputType::Passage]));
-    let task = (vec(input, 0..6), truncate, input_type).prop_map(|(inputs, truncate, input_type)| {
+    let embed = (vec(input, 0..6), truncate, input_type).prop_map(|(inputs, truncate, input_type)| {
         Task::Embed(EmbedTask {
             inputs,
             truncate,
             input_type,
         })
     });
+    let task = prop_oneof![embed, generate().prop_map(|task| Task::Generate(Box::new(task)))];
     (request_id(), text(), any::<u64>(), task).prop_map(|(request_id, model, submitted_at_ms, task)| Work {
         request_id,
         model,
         submitted_at_ms,
         task,
     })
+}
+
+fn finite() -> impl Strategy<Value = f32> {
+    // JSON has no infinities; nobody sends them.
+    any::<f32>().prop_filter("finite", |value| value.is_finite())
+}
+
+fn tool_call() -> impl Strategy<Value = ToolCall> {
+    (text(), text(), text()).prop_map(|(id, name, arguments)| ToolCall { id, name, arguments })
+}
+
+fn finish() -> impl Strategy<Value = Option<FinishReason>> {
+    let reasons = [
+        FinishReason::Stop,
+        FinishReason::Length,
+        FinishReason::ToolCalls,
+        FinishReason::ContentFilter,
+    ];
+    option::of(prop::sample::select(reasons.to_vec()))
+}
+
+fn prompt() -> impl Strategy<Value = Prompt> {
+    let message =
+        (text(), option::of(text()), vec(tool_call(), 0..2)).prop_map(|(role, content, tool_calls)| Message {
+            role,
+            content,
+            tool_calls,
+            ..Message::default()
+        });
+    let chat = (vec(message, 0..4), any::<bool>(), any::<bool>()).prop_map(|(messages, begin, go_on)| ChatPrompt {
+        messages,
+        add_generation_prompt: begin,
+        continue_final_message: go_on,
+        ..ChatPrompt::default()
+    });
+    prop_oneof![
+        chat.prop_map(Prompt::Chat),
+        text().prop_map(Prompt::Text),
+        vec(any::<u32>(), 0..8).prop_map(Prompt::Tokens),
+    ]
+}
+
+fn generate() -> impl Strategy<Value = GenerateTask> {
+    let bias = (any::<u32>(), finite()).prop_map(|(token, bias)| TokenBias { token, bias });
+    let sampling = (finite(), finite(), option::of(any::<u64>()), vec(bias, 0..3)).prop_map(
+        |(temperature, top_p, seed, logit_bias)| Sampling {
+            temperature,
+            top_p,
+            seed,
+            logit_bias,
+            ..Sampling::default()
+        },
+    );
+    let limits = (option::of(any::<u32>()), vec(text(), 0..3)).prop_map(|(max_tokens, stop)| OutputLimits {
+        max_tokens,
+        stop,
+        ..OutputLimits::default()
+    });
+    let constraint = prop_oneof![
+        Just(Constraint::JsonObject),
+        text().prop_map(Constraint::JsonSchema),
+        text().prop_map(Constraint::Regex),
+        vec(text(), 0..3).prop_map(Constraint::Choice),
+        text().prop_map(Constraint::Grammar),
+    ];
+    let resume = (any::<u32>(), vec(any::<u32>(), 0..5), finish()).prop_map(|(choice, tokens, finish)| Resume {
+        choice,
+        tokens,
+        finish,
+    });
+    let small = (any::<u32>(), option::of(any::<u32>()), any::<bool>(), any::<u32>());
+    (
+        prompt(),
+        sampling,
+        limits,
+        option::of(constraint),
+        vec(resume, 0..3),
+        small,
+    )
+        .prop_map(|(prompt, sampling, limits, constraint, resume, small)| GenerateTask {
+            prompt,
+            choices: small.0,
+            sampling,
+            limits,
+            logprobs: small.1,
+            constraint,
+            stream: small.2,
+            resume,
+            attempts_before: small.3,
+        })
+}
+
+fn text_part() -> impl Strategy<Value = TextPart> {
+    let top = || (vec(any::<u8>(), 0..4), finite());
+    let logprob = (top(), vec(top(), 0..3)).prop_map(|((bytes, logprob), top)| TokenLogprob {
+        bytes: ByteBuf::from(bytes),
+        logprob,
+        top: top
+            .into_iter()
+            .map(|(bytes, logprob)| TopToken {
+                bytes: ByteBuf::from(bytes),
+                logprob,
+            })
+            .collect(),
+    });
+    (
+        any::<u32>(),
+        text(),
+        vec(any::<u32>(), 0..5),
+        vec(logprob, 0..3),
+        vec(tool_call(), 0..2),
+        finish(),
+    )
+        .prop_map(|(choice, text, tokens, logprobs, tool_calls, finish)| TextPart {
+            choice,
+            text,
+            tokens,
+            logprobs,
+            tool_calls,
+            finish,
+        })
 }
 
 fn failure() -> impl Strategy<Value = Failure> {
@@ -82,22 +208,30 @@ fn failure() -> impl Strategy<Value = Failure> {
 }
 
 fn part() -> impl Strategy<Value = EmbedPart> {
-    // JSON has no infinities; workers never send them.
-    let finite = any::<f32>().prop_filter("finite", |value| value.is_finite());
-    let vectors = vec(vec(finite, 0..8).prop_map(Vector), 0..4);
+    let vectors = vec(vec(finite(), 0..8).prop_map(Vector), 0..4);
     (any::<u32>(), vectors).prop_map(|(first, vectors)| EmbedPart { first, vectors })
 }
 
 fn frame() -> impl Strategy<Value = Frame> {
-    let usage = (any::<u64>(), any::<u64>(), any::<u64>()).prop_map(|(input_tokens, queue_us, compute_ns)| Usage {
-        input_tokens,
-        queue_us,
-        compute_ns,
-    });
+    let counts = (any::<u64>(), any::<u64>(), any::<u64>(), any::<u64>(), any::<u64>());
+    let usage = counts.prop_map(
+        |(input_tokens, output_tokens, cached_tokens, queue_us, compute_ns)| Usage {
+            input_tokens,
+            output_tokens,
+            cached_tokens,
+            queue_us,
+            compute_ns,
+        },
+    );
     prop_oneof![
         (text(), text()).prop_map(|(worker, ack_subject)| { Frame::Accepted(Accepted { worker, ack_subject }) }),
         part().prop_map(Frame::Part),
-        (part(), usage).prop_map(|(embed, usage)| Frame::Done(Done { embed, usage })),
+        vec(text_part(), 0..3).prop_map(Frame::Text),
+        (part(), vec(text_part(), 0..3), usage).prop_map(|(embed, text, usage)| Frame::Done(Done {
+            embed,
+            text,
+            usage
+        })),
         failure().prop_map(Frame::Failed),
     ]
 }

@@ -10,10 +10,12 @@ use bus::{Headers, PublishError};
 use process::CancellationToken;
 use schemas::cost::{CostBatch, CostEvent, CostKind, DeviceTerms, cached_event_id};
 use schemas::ids::model_slug;
+use schemas::policy::Grant;
 use schemas::{headers, subjects, wire};
 use tokio::time::MissedTickBehavior;
 
 use crate::Gateway;
+use crate::answer::Answer;
 
 /// Reports that may wait for the broker; older ones are dropped first, counted in the log.
 const MAX_WAITING: usize = 1_024;
@@ -32,12 +34,14 @@ struct Payer {
     tenant: String,
     key_id: String,
     model: String,
+    operation: &'static str,
 }
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 struct Sums {
     requests: u64,
     input_tokens: u64,
+    output_tokens: u64,
 }
 
 /// One report on its way.
@@ -50,16 +54,18 @@ struct Report {
 
 impl CachedUsage {
     /// Notes one answer that was not computed.
-    pub fn note(&self, tenant: &str, key_id: &str, model: &str, input_tokens: u64) {
+    pub fn note(&self, grant: &Grant, answer: &Answer) {
         let payer = Payer {
-            tenant: tenant.to_owned(),
-            key_id: key_id.to_owned(),
-            model: model.to_owned(),
+            tenant: grant.tenant.clone(),
+            key_id: grant.kid.clone(),
+            model: answer.model().to_owned(),
+            operation: answer.operation(),
         };
         let mut notes = self.notes.lock().unwrap_or_else(PoisonError::into_inner);
         let sums = notes.entry(payer).or_default();
         sums.requests += 1;
-        sums.input_tokens += input_tokens;
+        sums.input_tokens += answer.input_tokens();
+        sums.output_tokens += answer.output_tokens();
     }
 
     fn take(&self) -> HashMap<Payer, Sums> {
@@ -103,11 +109,11 @@ impl Gateway {
                 tenant: payer.tenant,
                 key_id: payer.key_id,
                 model: payer.model,
-                operation: "embed".to_owned(),
+                operation: payer.operation.to_owned(),
                 request_id: format!("{}-{number}", self.instance),
                 requests: sums.requests,
                 input_tokens: sums.input_tokens,
-                output_tokens: 0,
+                output_tokens: sums.output_tokens,
                 compute_ns: 0,
                 queue_us: 0,
                 attempt: 1,
@@ -165,28 +171,58 @@ impl Gateway {
 
 #[cfg(test)]
 mod tests {
+    use schemas::reply::Usage;
+    use schemas::work::Lane;
+
     use super::*;
+    use crate::received::Content;
+
+    fn grant(tenant: &str) -> Grant {
+        Grant {
+            kid: "k".to_owned(),
+            tenant: tenant.to_owned(),
+            models: Vec::new(),
+            scopes: Vec::new(),
+            priority_ceiling: Lane::Interactive,
+            request_limit: None,
+            policy_version: 1,
+            identity: String::new(),
+            identity_expires_at_ms: 0,
+        }
+    }
+
+    fn answer(content: Content, input_tokens: u64) -> Answer {
+        let usage = Usage {
+            input_tokens,
+            output_tokens: 5,
+            ..Usage::default()
+        };
+        Answer::new("m".to_owned(), content, usage)
+    }
 
     #[test]
-    fn notes_add_up_per_payer_and_are_taken_once() {
+    fn notes_add_up_per_payer_and_operation_and_are_taken_once() {
         let usage = CachedUsage::default();
-        usage.note("t", "k", "m", 3);
-        usage.note("t", "k", "m", 4);
-        usage.note("u", "k", "m", 1);
+        let vectors = |tokens| answer(Content::Vectors(Vec::new()), tokens);
+        usage.note(&grant("t"), &vectors(3));
+        usage.note(&grant("t"), &vectors(4));
+        usage.note(&grant("u"), &vectors(1));
+        usage.note(&grant("t"), &answer(Content::Text(Vec::new()), 2));
         let taken = usage.take();
-        let payer = Payer {
+        let payer = |operation| Payer {
             tenant: "t".to_owned(),
             key_id: "k".to_owned(),
             model: "m".to_owned(),
+            operation,
         };
-        assert_eq!(
-            taken[&payer],
-            Sums {
-                requests: 2,
-                input_tokens: 7
-            }
-        );
-        assert_eq!(taken.len(), 2);
+        let sums = |requests, input_tokens, output_tokens| Sums {
+            requests,
+            input_tokens,
+            output_tokens,
+        };
+        assert_eq!(taken[&payer("embed")], sums(2, 7, 0));
+        assert_eq!(taken[&payer("generate")], sums(1, 2, 5));
+        assert_eq!(taken.len(), 3);
         assert!(usage.take().is_empty());
     }
 }

@@ -5,8 +5,8 @@ use process::{Clock, TraceContext};
 use schemas::error::{ErrorCode, Failure};
 use schemas::ids::RequestId;
 
-/// Header with which a client bounds its wait, in milliseconds.
-pub const TIMEOUT_HEADER: &str = "x-portalis-timeout-ms";
+/// Headers with which a client bounds its wait, in milliseconds: ours, and the one of other servers. The first counts.
+const TIMEOUT_HEADERS: [&str; 2] = ["x-portalis-timeout-ms", "x-request-timeout-ms"];
 
 /// What is known of a call before its body is read.
 #[derive(Debug, Clone)]
@@ -54,13 +54,16 @@ impl Call {
 }
 
 fn timeout_ms(headers: &HeaderMap, default_ms: u64, most_ms: u64) -> Result<u64, Failure> {
-    let Some(value) = headers.get(TIMEOUT_HEADER) else {
+    let sent = TIMEOUT_HEADERS
+        .into_iter()
+        .find_map(|name| Some((name, headers.get(name)?)));
+    let Some((name, value)) = sent else {
         return Ok(default_ms);
     };
     let parsed = value.to_str().ok().and_then(|text| text.trim().parse().ok());
     parsed.filter(|ms| (1..=most_ms).contains(ms)).ok_or_else(|| {
-        let message = format!("header '{TIMEOUT_HEADER}' must be a whole number of milliseconds from 1 to {most_ms}");
-        Failure::new(ErrorCode::InvalidField, message).param(TIMEOUT_HEADER)
+        let message = format!("header '{name}' must be a whole number of milliseconds from 1 to {most_ms}");
+        Failure::new(ErrorCode::InvalidField, message).param(name)
     })
 }
 
@@ -97,10 +100,14 @@ mod tests {
     fn deadlines_and_wishes() {
         let call = begin("x-portalis-timeout-ms", "250").unwrap();
         assert_eq!(call.deadline_ms - call.received_at_ms, 250);
-        for bad in ["0", "600001", "-1", "1.5", "soon", ""] {
-            let failure = begin("x-portalis-timeout-ms", bad).unwrap_err();
-            assert_eq!(failure.param.as_deref(), Some("x-portalis-timeout-ms"), "{bad}");
+        for name in TIMEOUT_HEADERS {
+            for bad in ["0", "600001", "-1", "1.5", "soon", ""] {
+                let failure = begin(name, bad).unwrap_err();
+                assert_eq!(failure.param.as_deref(), Some(name), "{bad}");
+            }
         }
+        let call = begin("x-request-timeout-ms", "70").unwrap();
+        assert_eq!(call.deadline_ms - call.received_at_ms, 70);
         let wish = |value| begin("cache-control", value).unwrap().cache;
         assert_eq!(
             wish("max-age=0, No-Cache"),

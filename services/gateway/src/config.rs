@@ -13,6 +13,8 @@ pub struct Config {
     pub http: HttpConfig,
     /// Keys.
     pub authorize: AuthorizeConfig,
+    /// Streamed answers.
+    pub stream: StreamConfig,
     /// Caches.
     pub cache: CacheConfig,
     /// Work.
@@ -31,8 +33,12 @@ pub struct HttpConfig {
     pub body_limit_bytes: usize,
     /// Longest time to send headers, and then a body.
     pub read_timeout_ms: u64,
+    /// Longest time that a client may take nothing of an answer.
+    pub write_timeout_ms: u64,
     /// Time a request may take when the client does not say.
     pub default_timeout_ms: u64,
+    /// The same for requests that write text.
+    pub default_generate_timeout_ms: u64,
     /// Longest time a client may ask for.
     pub max_timeout_ms: u64,
     /// Most requests answered at once.
@@ -49,6 +55,16 @@ pub struct AuthorizeConfig {
     pub unknown_ttl_ms: u64,
     /// How long limited keys are served without a limiter when auth is away.
     pub fail_open_ms: u64,
+}
+
+/// Streamed answers.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct StreamConfig {
+    /// Silence after which a comment is written, and the head of an answer whose text lets itself be waited for.
+    pub keep_alive_ms: u64,
+    /// Frames of one answer that may wait for its client.
+    pub max_unread_frames: usize,
 }
 
 /// Caches.

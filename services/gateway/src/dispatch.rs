@@ -4,24 +4,30 @@
 use std::sync::Arc;
 
 use bus::{Bus, BusError, Headers};
+use bytes::Bytes;
 use schemas::error::{ErrorCode, Failure};
-use schemas::work::Cancel;
+use schemas::work::{Cancel, Task, Work};
 use schemas::{headers, streams, subjects, wire};
 
 use crate::Gateway;
-use crate::flight::{Edition, Flight, Order};
+use crate::flight::{Flight, Order};
+use crate::progress::{Continuation, Edition};
 
 impl Gateway {
     /// Publishes a flight's work, without waiting for the broker's acknowledgement: that comes to [`crate::replies`].
     ///
     /// # Errors
-    /// `unavailable` when there is no connection.
+    /// `unavailable` when there is no connection, `body_too_large` when the message is larger than the queue takes.
     pub(crate) async fn publish(&self, flight: &Arc<Flight>, edition: Edition) -> Result<(), Failure> {
         let order = &flight.order;
-        let number = {
+        let (number, continuation) = {
             let mut state = flight.state();
             state.on_published(edition, self.clock.monotonic_us());
-            state.edition
+            (state.edition, state.continuation())
+        };
+        let payload = match continuation {
+            None => order.payload.clone(),
+            Some(continuation) => continued(order, continuation)?,
         };
         let publication = self.flights.publication(order.request_id);
         let reply = subjects::reply_publish_ack(&self.instance, publication);
@@ -33,7 +39,7 @@ impl Gateway {
         message_headers.insert(headers::TRACEPARENT, order.trace.child().to_string());
         let sent = self
             .departures
-            .publish_with_reply(&order.subject, &reply, message_headers, order.payload.clone())
+            .publish_with_reply(&order.subject, &reply, message_headers, payload)
             .await;
         sent.map_err(|error| unsent(&error))
     }
@@ -75,6 +81,26 @@ impl Gateway {
             Err(_) => Ok(()),
         }
     }
+}
+
+/// The work of an order, going on where an earlier worker stopped. Read back and written anew, because it is rare.
+fn continued(order: &Order, continuation: Continuation) -> Result<Bytes, Failure> {
+    let mut work: Work = wire::decode(&order.payload).map_err(|error| unencoded(&error))?;
+    if let Task::Generate(task) = &mut work.task {
+        task.resume = continuation.resume;
+        task.attempts_before = continuation.attempts_before;
+    }
+    encoded(&work)
+}
+
+/// Work as it is published.
+pub(crate) fn encoded(work: &Work) -> Result<Bytes, Failure> {
+    wire::encode(work).map(Bytes::from).map_err(|error| unencoded(&error))
+}
+
+fn unencoded(error: &wire::WireError) -> Failure {
+    tracing::error!(%error, "work cannot be encoded");
+    Failure::new(ErrorCode::Internal, "the request could not be passed on")
 }
 
 /// Removes work that no worker has taken; one that has just been taken is stopped by the cancellation instead.

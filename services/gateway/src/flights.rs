@@ -7,7 +7,7 @@ use foldhash::HashMap;
 use schemas::cache::CacheKey;
 use schemas::ids::RequestId;
 
-use crate::flight::{Flight, Order};
+use crate::flight::{Flight, Order, Reader};
 
 /// The table of flights.
 #[derive(Debug, Default)]
@@ -42,8 +42,9 @@ impl Flights {
     /// Joins the flight with the same key, or makes one of the order. Atomic: of many identical requests one leads.
     pub fn board(&self, order: Order) -> Boarding {
         let mut table = self.table();
-        if order.join
-            && let Some(flight) = table.by_key.get(&order.key)
+        let shared = order.join.then(|| order.key.clone()).flatten();
+        if let Some(key) = &shared
+            && let Some(flight) = table.by_key.get(key)
             && flight.join()
         {
             return Boarding::Joined(Arc::clone(flight));
@@ -51,10 +52,20 @@ impl Flights {
         let flight = Flight::new(order);
         flight.board();
         table.by_request.insert(flight.order.request_id, Arc::clone(&flight));
-        if flight.order.join {
-            table.by_key.insert(flight.order.key.clone(), Arc::clone(&flight));
+        if let Some(key) = shared {
+            table.by_key.insert(key, Arc::clone(&flight));
         }
         Boarding::Leads(flight)
+    }
+
+    /// A flight whose text is read along; nobody joins it.
+    pub fn board_streamed(&self, order: Order, max_unread_frames: usize) -> (Arc<Flight>, Reader) {
+        let (flight, reader) = Flight::streamed(order, max_unread_frames);
+        flight.board();
+        self.table()
+            .by_request
+            .insert(flight.order.request_id, Arc::clone(&flight));
+        (flight, reader)
     }
 
     /// The flight of a request.
@@ -85,7 +96,9 @@ impl Flights {
         let mut table = self.table();
         table.by_request.remove(&flight.order.request_id);
         // The key may belong to another flight: a younger one, when this one was being cancelled or not to be joined.
-        let key = &flight.order.key;
+        let Some(key) = &flight.order.key else {
+            return;
+        };
         if table.by_key.get(key).is_some_and(|known| Arc::ptr_eq(known, flight)) {
             table.by_key.remove(key);
         }
@@ -118,6 +131,7 @@ mod tests {
     use serde_bytes::ByteBuf;
 
     use super::*;
+    use crate::received::Wanted;
 
     fn order(key: Option<u8>) -> Order {
         Order {
@@ -129,13 +143,13 @@ mod tests {
             identity: String::new(),
             trace: TraceContext::new_root(),
             deadline_ms: 0,
-            key: CacheKey {
+            key: key.map(|key| CacheKey {
                 tenant: "t".to_owned(),
-                digest: ByteBuf::from(vec![key.unwrap_or(0); 32]),
-            },
-            join: key.is_some(),
+                digest: ByteBuf::from(vec![key; 32]),
+            }),
+            join: true,
             keep: true,
-            inputs: 1,
+            wanted: Wanted::Vectors(1),
         }
     }
 

@@ -1,5 +1,5 @@
 //! The gateway: OpenAI and NIM shapes in, work on the bus out. Input: HTTP requests. Output: HTTP answers; wiring only,
-//! the request's path begins in `http/embeddings.rs`.
+//! the request's path begins in `http/embeddings.rs` or `http/generate.rs`.
 
 mod answer;
 mod authorize;
@@ -17,10 +17,13 @@ mod lookup;
 mod metrics;
 mod permits;
 mod plan;
+mod progress;
+mod received;
 mod replies;
 mod rescue;
 mod server;
 mod share;
+mod text_log;
 mod watch;
 
 use std::sync::Arc;
@@ -90,6 +93,7 @@ async fn serve(config: Config, context: Context) -> anyhow::Result<()> {
         .with_context(|| format!("cannot listen on {address} (set http.address to a free address and port)"))?;
     let options = ServerOptions {
         header_timeout: Duration::from_millis(config.http.read_timeout_ms),
+        write_timeout: Duration::from_millis(config.http.write_timeout_ms),
         max_connections: config.http.max_in_flight,
     };
     let bus = Bus::connect(&config.bus, &context.instance, None)

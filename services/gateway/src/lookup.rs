@@ -5,19 +5,22 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bus::Headers;
-use schemas::cache::{CacheFound, CacheGet, CacheKey, CachedEmbeddings};
-use schemas::error::Failure;
+use schemas::cache::{CacheFound, CacheGet, CacheKey};
+use schemas::error::{ErrorCode, Failure};
 use schemas::fleet::ModelCard;
 use schemas::policy::Grant;
-use schemas::work::{Lane, Task, Work};
+use schemas::work::{Lane, Work};
 use schemas::{subjects, wire};
+use serde_bytes::ByteBuf;
 
-use crate::Gateway;
 use crate::answer::Answer;
 use crate::call::Call;
-use crate::flight::{Edition, Flight, Order};
+use crate::flight::{Flight, Order, Reader};
 use crate::flights::Boarding;
 use crate::plan::Plan;
+use crate::progress::Edition;
+use crate::received::Wanted;
+use crate::{Gateway, dispatch};
 
 /// Where an answer came from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -70,24 +73,25 @@ impl Gateway {
     /// # Errors
     /// What the worker, the queue or the deadline says.
     pub(crate) async fn answer(
-        &self,
+        self: &Arc<Self>,
         plan: Plan,
         call: &Call,
         card: &ModelCard,
         grant: &Grant,
     ) -> Result<(Arc<Answer>, Source), Failure> {
         if !call.cache.fresh
-            && let Some((answer, source)) = self.look_up(&plan.key, &card.name).await
+            && let Some(key) = &plan.key
+            && let Some((answer, source)) = self.look_up(key, plan.wanted, &card.name).await
         {
             return Ok((answer, source));
         }
-        let order = self.order(plan, call, card, grant)?;
+        let order = order(plan, call, card, grant)?;
         let (flight, source) = match self.flights.board(order) {
             Boarding::Joined(flight) => (flight, Source::Coalesced),
             Boarding::Leads(flight) if call.cache.fresh => (flight, Source::Bypassed),
             Boarding::Leads(flight) => (flight, Source::Computed),
         };
-        let waiter = Waiter { gateway: self, flight };
+        let waiter = Waiter::new(self, flight);
         if source != Source::Coalesced
             && let Err(failure) = self.publish(&waiter.flight, Edition::New).await
         {
@@ -95,6 +99,27 @@ impl Gateway {
         }
         let answer = self.wait(&waiter.flight, call).await?;
         Ok((answer, source))
+    }
+
+    /// Begins to answer a plan whose text is read along. Dropping the waiter takes the work back.
+    ///
+    /// # Errors
+    /// When the work cannot be encoded; all else ends the flight.
+    pub(crate) async fn begin_stream(
+        self: &Arc<Self>,
+        plan: Plan,
+        call: &Call,
+        card: &ModelCard,
+        grant: &Grant,
+    ) -> Result<(Waiter, Reader), Failure> {
+        let order = order(plan, call, card, grant)?;
+        let most = self.config.stream.max_unread_frames;
+        let (flight, reader) = self.flights.board_streamed(order, most);
+        let waiter = Waiter::new(self, flight);
+        if let Err(failure) = self.publish(&waiter.flight, Edition::New).await {
+            self.finish(&waiter.flight, Err(failure));
+        }
+        Ok((waiter, reader))
     }
 
     /// Waits for a flight, at most until this caller's own deadline: the leader's may be later.
@@ -105,45 +130,13 @@ impl Gateway {
         match tokio::time::timeout(limit, flight.outcome()).await {
             Ok(outcome) => outcome,
             Err(_) => Err(Failure::new(
-                schemas::error::ErrorCode::DeadlineExceeded,
+                ErrorCode::DeadlineExceeded,
                 "the deadline passed before the answer was there",
             )),
         }
     }
 
-    fn order(&self, plan: Plan, call: &Call, card: &ModelCard, grant: &Grant) -> Result<Order, Failure> {
-        let lane = Lane::Interactive.max(grant.priority_ceiling);
-        let inputs = plan.task.inputs.len();
-        let work = Work {
-            request_id: call.request_id,
-            model: card.name.clone(),
-            submitted_at_ms: call.received_at_ms,
-            task: Task::Embed(plan.task),
-        };
-        let payload = wire::encode(&work).map_err(|error| {
-            tracing::error!(%error, "work cannot be encoded");
-            Failure::new(
-                schemas::error::ErrorCode::Internal,
-                "the request could not be passed on",
-            )
-        })?;
-        Ok(Order {
-            request_id: call.request_id,
-            model: card.name.clone(),
-            slug: card.slug.clone(),
-            subject: subjects::work(&card.slug, lane, &grant.tenant),
-            payload: payload.into(),
-            identity: grant.identity.clone(),
-            trace: call.trace,
-            deadline_ms: call.deadline_ms,
-            key: plan.key,
-            join: !call.cache.fresh,
-            keep: !call.cache.forget,
-            inputs,
-        })
-    }
-
-    async fn look_up(&self, key: &CacheKey, model: &str) -> Option<(Arc<Answer>, Source)> {
+    async fn look_up(&self, key: &CacheKey, wanted: Wanted, model: &str) -> Option<(Arc<Answer>, Source)> {
         if let Some(answer) = self.local.get(key) {
             return Some((answer, Source::Local));
         }
@@ -151,12 +144,15 @@ impl Gateway {
         if !self.known_shared.contains(key.fingerprint()) {
             return None;
         }
-        let answer = Arc::new(Answer::from_cached(model.to_owned(), self.get_shared(key).await?));
+        let body = self.get_shared(key).await?;
+        let answer = Answer::from_cached(model.to_owned(), wanted, &body)
+            .inspect_err(|error| tracing::warn!(%error, "cached answer cannot be read"));
+        let answer = Arc::new(answer.ok()?);
         self.local.insert(key.clone(), Arc::clone(&answer));
         Some((answer, Source::Shared))
     }
 
-    async fn get_shared(&self, key: &CacheKey) -> Option<CachedEmbeddings> {
+    async fn get_shared(&self, key: &CacheKey) -> Option<ByteBuf> {
         let request = wire::encode(&CacheGet { key: key.clone() }).ok()?;
         let timeout = Duration::from_millis(self.config.cache.shared_timeout_ms);
         let subject = subjects::cache_get(key.shard());
@@ -176,33 +172,62 @@ impl Gateway {
         let found = wire::decode::<CacheFound>(&reply.payload)
             .ok()
             .and_then(|found| found.body);
-        let Some(body) = found else {
+        if found.is_none() {
             self.known_shared.remove(key.fingerprint());
-            return None;
-        };
-        wire::decode(&body)
-            .inspect_err(|error| tracing::warn!(%error, "cached answer cannot be read"))
-            .ok()
+        }
+        found
     }
 
-    /// Keeps an answer in both tiers, if its client allows.
+    /// Keeps an answer in both tiers, if its client allows and it would be the same again.
     pub(crate) fn keep(&self, flight: &Flight, answer: &Arc<Answer>) {
-        if !flight.order.keep {
+        let Some(key) = flight.order.key.as_ref().filter(|_| flight.order.keep) else {
             return;
-        }
-        let key = &flight.order.key;
+        };
         self.local.insert(key.clone(), Arc::clone(answer));
         self.share(key.clone(), Arc::clone(answer));
     }
 }
 
-/// One caller that waits for a flight; leaving last takes the work back.
-struct Waiter<'a> {
-    gateway: &'a Gateway,
-    flight: Arc<Flight>,
+fn order(plan: Plan, call: &Call, card: &ModelCard, grant: &Grant) -> Result<Order, Failure> {
+    let lane = Lane::Interactive.max(grant.priority_ceiling);
+    let work = Work {
+        request_id: call.request_id,
+        model: card.name.clone(),
+        submitted_at_ms: call.received_at_ms,
+        task: plan.task,
+    };
+    Ok(Order {
+        request_id: call.request_id,
+        model: card.name.clone(),
+        slug: card.slug.clone(),
+        subject: subjects::work(&card.slug, lane, &grant.tenant),
+        payload: dispatch::encoded(&work)?,
+        identity: grant.identity.clone(),
+        trace: call.trace,
+        deadline_ms: call.deadline_ms,
+        key: plan.key,
+        join: !call.cache.fresh,
+        keep: !call.cache.forget,
+        wanted: plan.wanted,
+    })
 }
 
-impl Drop for Waiter<'_> {
+/// One caller that waits for a flight; leaving last takes the work back.
+pub(crate) struct Waiter {
+    gateway: Arc<Gateway>,
+    pub(crate) flight: Arc<Flight>,
+}
+
+impl Waiter {
+    fn new(gateway: &Arc<Gateway>, flight: Arc<Flight>) -> Self {
+        Self {
+            gateway: Arc::clone(gateway),
+            flight,
+        }
+    }
+}
+
+impl Drop for Waiter {
     fn drop(&mut self) {
         if self.flight.leave() {
             self.gateway.abandon(&self.flight);

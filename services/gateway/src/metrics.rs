@@ -23,6 +23,12 @@ pub struct Metrics {
     pub rescued: IntCounter,
     /// Requests stopped because their client left.
     pub cancelled: IntCounter,
+    /// Streamed answers being written.
+    pub streams: IntGauge,
+    /// Time from the first byte of a request to the first text of its streamed answer, by route.
+    pub first_text_seconds: HistogramVec,
+    /// Streamed answers ended because their client read too slowly.
+    pub slow_readers: IntCounter,
     /// Messages that could not be read, by subject family.
     pub malformed: IntCounterVec,
     /// Keys asked of auth, by outcome.
@@ -41,6 +47,7 @@ impl Metrics {
     pub fn new(registry: &Registry) -> Result<Self, MetricError> {
         let counter = |name: &str, help: &str| int_counter(registry, name, help);
         let counters = |name: &str, help: &str, label: &str| int_counter_vec(registry, name, help, &[label]);
+        let seconds = |name: &str, help: &str| histogram_vec(registry, name, help, &["route"], SECONDS_BUCKETS);
         Ok(Self {
             requests: int_counter_vec(
                 registry,
@@ -48,12 +55,9 @@ impl Metrics {
                 "HTTP requests by route and status class.",
                 &["route", "status"],
             )?,
-            request_seconds: histogram_vec(
-                registry,
+            request_seconds: seconds(
                 "portalis_gateway_request_duration_seconds",
                 "Time from the first byte of a request to its answer.",
-                &["route"],
-                SECONDS_BUCKETS,
             )?,
             in_flight: int_gauge(
                 registry,
@@ -74,6 +78,19 @@ impl Metrics {
             cancelled: counter(
                 "portalis_gateway_cancelled_total",
                 "Requests whose clients left before the answer.",
+            )?,
+            streams: int_gauge(
+                registry,
+                "portalis_gateway_streams_open",
+                "Streamed answers being written.",
+            )?,
+            first_text_seconds: seconds(
+                "portalis_gateway_first_text_seconds",
+                "Time from the first byte of a request to the first text of its streamed answer.",
+            )?,
+            slow_readers: counter(
+                "portalis_gateway_slow_readers_total",
+                "Streamed answers ended because their client read too slowly.",
             )?,
             malformed: counters(
                 "portalis_gateway_malformed_messages_total",

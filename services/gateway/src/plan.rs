@@ -1,23 +1,32 @@
 //! The plan of a request. Input: a parsed request, the caller's grant, the model's card. Output: what to compute, under
-//! which cache key, on which lane; or a failure that names the field. Pure.
+//! which cache key, on which lane; or a failure that names the field. Pure. Embeddings here, the rest in `plan/`.
+
+mod chat;
+mod completions;
+mod generate;
 
 use blake3::Hasher;
 use schemas::cache::CacheKey;
 use schemas::error::{ErrorCode, Failure};
 use schemas::fleet::{ModelCard, Operation};
-use schemas::http::{EmbeddingType, EmbeddingsInput, EmbeddingsRequest, EncodingFormat, MAX_INPUTS, OneOrMany};
-use schemas::work::{EmbedInput, EmbedTask, InputType, Truncate};
+use schemas::http::{EmbeddingType, EmbeddingsInput, EmbeddingsRequest, MAX_INPUTS, OneOrMany};
+use schemas::work::{EmbedInput, EmbedTask, InputType, Task, Truncate};
 use serde_bytes::ByteBuf;
+
+use crate::received::Wanted;
+
+pub use chat::{ChatShape, chat};
+pub use completions::{TextShape, completions};
 
 /// A request ready to be looked up and dispatched.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Plan {
     /// What to compute.
-    pub task: EmbedTask,
-    /// Under which key the answer is kept.
-    pub key: CacheKey,
-    /// How to write it.
-    pub format: EncodingFormat,
+    pub task: Task,
+    /// What makes the answer whole.
+    pub wanted: Wanted,
+    /// Under which key the answer is kept; none when it would not be the same again, or is not wanted whole.
+    pub key: Option<CacheKey>,
 }
 
 /// NIM's way to name the side of a search in the model's name.
@@ -54,11 +63,10 @@ pub fn embeddings(
         truncate: request.truncate.unwrap_or_default(),
         input_type,
     };
-    let key = cache_key(tenant, card, &task);
     Ok(Plan {
-        task,
-        key,
-        format: request.encoding_format.unwrap_or_default(),
+        wanted: Wanted::Vectors(task.inputs.len()),
+        key: Some(cache_key(tenant, card, &task)),
+        task: Task::Embed(task),
     })
 }
 
@@ -158,35 +166,48 @@ fn input_type(
     })
 }
 
-/// The key of an answer: everything that changes it, each part with its length before it.
 fn cache_key(tenant: &str, card: &ModelCard, task: &EmbedTask) -> CacheKey {
-    let mut hasher = Hasher::new();
-    let mut part = |bytes: &[u8]| {
-        hasher.update(&(bytes.len() as u64).to_le_bytes());
-        hasher.update(bytes);
-    };
-    part(b"embed/1");
-    part(tenant.as_bytes());
-    part(card.name.as_bytes());
-    part(card.revision.as_bytes());
-    part(card.precision.as_bytes());
-    part(&[truncate_byte(task.truncate), side_byte(task.input_type)]);
+    let mut key = KeyParts::new("embed/1", tenant, card);
+    key.part(&[truncate_byte(task.truncate), side_byte(task.input_type)]);
     for input in &task.inputs {
         match input {
             EmbedInput::Text(text) => {
-                part(b"t");
-                part(text.as_bytes());
+                key.part(b"t");
+                key.part(text.as_bytes());
             }
             EmbedInput::Tokens(ids) => {
-                part(b"i");
+                key.part(b"i");
                 let bytes: Vec<u8> = ids.iter().flat_map(|id| id.to_le_bytes()).collect();
-                part(&bytes);
+                key.part(&bytes);
             }
         }
     }
-    CacheKey {
-        tenant: tenant.to_owned(),
-        digest: ByteBuf::from(hasher.finalize().as_bytes().to_vec()),
+    key.finish(tenant)
+}
+
+/// The key of an answer: everything that changes it, each part with its length before it.
+struct KeyParts(Hasher);
+
+impl KeyParts {
+    /// Begins with what changes every answer.
+    fn new(kind: &str, tenant: &str, card: &ModelCard) -> Self {
+        let mut parts = Self(Hasher::new());
+        for text in [kind, tenant, &card.name, &card.revision, &card.precision] {
+            parts.part(text.as_bytes());
+        }
+        parts
+    }
+
+    fn part(&mut self, bytes: &[u8]) {
+        self.0.update(&(bytes.len() as u64).to_le_bytes());
+        self.0.update(bytes);
+    }
+
+    fn finish(self, tenant: &str) -> CacheKey {
+        CacheKey {
+            tenant: tenant.to_owned(),
+            digest: ByteBuf::from(self.0.finalize().as_bytes().to_vec()),
+        }
     }
 }
 
@@ -218,6 +239,7 @@ mod tests {
             family: "bert".to_owned(),
             dimensions: 384,
             max_tokens: 256,
+            max_context: 0,
             revision: "r1".to_owned(),
             precision: "f32".to_owned(),
             parameters: 1,
@@ -280,8 +302,10 @@ mod tests {
             assert_ne!(plan(other).unwrap().key, base.key, "{other}");
         }
         let other_tenant = embeddings(request(r#"{"model":"m","input":"a"}"#), None, &card(), "u").unwrap();
+        let digest = |plan: &Plan| plan.key.as_ref().unwrap().digest.clone();
         assert_ne!(
-            other_tenant.key.digest, base.key.digest,
+            digest(&other_tenant),
+            digest(&base),
             "the tenant is inside the digest too"
         );
         let other_revision = ModelCard {

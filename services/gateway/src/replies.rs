@@ -11,7 +11,8 @@ use schemas::{subjects, wire};
 
 use crate::Gateway;
 use crate::answer::Answer;
-use crate::flight::{Edition, Effect, Flight, Outcome};
+use crate::flight::{Flight, Outcome};
+use crate::progress::{Edition, Effect};
 
 /// Wait that a client is told when the queue is full, in milliseconds: about the time of a few batches.
 const FULL_RETRY_AFTER_MS: u64 = 1_000;
@@ -63,11 +64,19 @@ impl Gateway {
         let Some(flight) = self.flights.find(&frame.request_id) else {
             return; // Answered already, or nobody waits any more.
         };
-        let effect = flight.state().on_frame(frame, flight.order.inputs);
+        let (effect, fresh) = {
+            let mut state = flight.state();
+            let effect = state.on_frame(frame);
+            (effect, state.take_fresh())
+        };
+        if !flight.pass_on(fresh) {
+            self.end_unread(&flight).await;
+            return;
+        }
         match effect {
             Effect::None => {}
-            Effect::Answered { vectors, input_tokens } => {
-                let answer = Arc::new(Answer::new(flight.order.model.clone(), vectors, input_tokens));
+            Effect::Answered { content, usage } => {
+                let answer = Arc::new(Answer::new(flight.order.model.clone(), content, usage));
                 self.keep(&flight, &answer);
                 self.finish(&flight, Ok(answer));
                 if flight.state().edition > 1 {
@@ -80,6 +89,17 @@ impl Gateway {
                 tracing::warn!(request_id = %flight.order.request_id, "a frame of the answer was lost, computing it again");
                 self.republish(&flight, Edition::New, "lost_frame").await;
             }
+        }
+    }
+
+    /// Ends a flight whose reader is too slow: what is unread is bounded, and nobody else waits for it.
+    async fn end_unread(&self, flight: &Arc<Flight>) {
+        self.metrics.slow_readers.inc();
+        tracing::info!(request_id = %flight.order.request_id, "the client reads too slowly, its answer is ended");
+        let message = "the answer was read too slowly and has been ended";
+        self.finish(flight, Err(Failure::new(ErrorCode::Cancelled, message)));
+        if let Err(error) = self.take_back(flight).await {
+            tracing::debug!(%error, request_id = %flight.order.request_id, "unread work not taken back");
         }
     }
 

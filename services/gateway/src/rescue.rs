@@ -12,7 +12,8 @@ use tokio::time::MissedTickBehavior;
 
 use crate::Gateway;
 use crate::catalog::Lookup;
-use crate::flight::{Edition, Flight};
+use crate::flight::Flight;
+use crate::progress::Edition;
 
 /// What a look at a flight says is to be done.
 #[derive(Debug, PartialEq, Eq)]
@@ -22,6 +23,9 @@ enum Remedy {
     Expire,
     /// Its worker has gone silent: give the work back at this acknowledgement subject.
     GiveBack(String),
+    /// Its worker has gone silent after it had sent text: end the message at this acknowledgement subject and publish
+    /// another that goes on from there.
+    Resume(String),
     /// A worker has gone silent and may have it without having said so: replace the queued message by a new one.
     Requeue,
     /// Publish it again.
@@ -93,7 +97,7 @@ impl Suspects {
     /// Whether a flight whose worker has gone silent may be given back now.
     fn admit(&mut self, flight: &Flight) -> bool {
         let mut state = flight.state();
-        if state.suspect || i64::from(state.attempt) < MAX_WORK_DELIVERIES - 1 {
+        if state.suspect || i64::from(state.trials()) < MAX_WORK_DELIVERIES - 1 {
             return true;
         }
         state.suspect = self.0.insert(flight.order.slug.clone());
@@ -113,15 +117,9 @@ impl Gateway {
                 self.finish(flight, Err(failure));
                 let _ = self.take_back(flight).await;
             }
-            Remedy::GiveBack(_) if !round.suspects.admit(flight) => {}
-            Remedy::GiveBack(ack_subject) => {
-                self.metrics.rescued.inc();
-                flight.state().accepted = None;
-                tracing::warn!(request_id = %flight.order.request_id, "worker is silent, its work goes back to the queue");
-                if let Err(error) = self.bus.nak_at(&ack_subject).await {
-                    tracing::debug!(%error, "not given back; the queue's own wait will do it");
-                }
-            }
+            Remedy::GiveBack(_) | Remedy::Resume(_) if !round.suspects.admit(flight) => {}
+            Remedy::GiveBack(ack_subject) => self.give_back(flight, &ack_subject).await,
+            Remedy::Resume(ack_subject) => self.resume(flight, &ack_subject).await,
             Remedy::Requeue => {
                 let sequence = {
                     let mut state = flight.state();
@@ -137,6 +135,41 @@ impl Gateway {
             Remedy::Republish(edition, reason) => self.republish(flight, edition, reason).await,
             Remedy::GiveUp => self.finish(flight, Err(no_worker(&flight.order.model))),
         }
+    }
+
+    async fn give_back(&self, flight: &Arc<Flight>, ack_subject: &str) {
+        self.metrics.rescued.inc();
+        {
+            let mut state = flight.state();
+            state.accepted = None;
+            state.lost_workers += 1;
+        }
+        tracing::warn!(request_id = %flight.order.request_id, "worker is silent, its work goes back to the queue");
+        if let Err(error) = self.bus.nak_at(ack_subject).await {
+            tracing::debug!(%error, "not given back; the queue's own wait will do it");
+        }
+    }
+
+    /// Has another worker go on after the text that is there.
+    async fn resume(&self, flight: &Arc<Flight>, ack_subject: &str) {
+        self.metrics.rescued.inc();
+        let lost_workers = {
+            let mut state = flight.state();
+            state.accepted = None;
+            state.lost_workers += 1;
+            state.lost_workers
+        };
+        tracing::warn!(request_id = %flight.order.request_id, lost_workers, "worker is silent, another goes on with its text");
+        // The queue would give the message out again without the text.
+        if let Err(error) = self.bus.term_at(ack_subject, "goes on elsewhere").await {
+            tracing::debug!(%error, "message of a silent worker not ended; its copies are not heard");
+        }
+        if i64::from(lost_workers) >= MAX_WORK_DELIVERIES {
+            let message = format!("the work failed on {lost_workers} workers and is not tried again");
+            self.finish(flight, Err(Failure::new(ErrorCode::Poisoned, message)));
+            return;
+        }
+        self.republish(flight, Edition::New, "silent_worker").await;
     }
 
     fn remedy(&self, flight: &Flight, round: &Round) -> Remedy {
@@ -155,14 +188,14 @@ impl Gateway {
         }
         if let Some(accepted) = &state.accepted {
             let silent = self.catalog.is_silent(&accepted.worker, now_us);
-            return if silent {
-                Remedy::GiveBack(accepted.ack_subject.clone())
-            } else {
-                Remedy::None
+            return match silent {
+                false => Remedy::None,
+                true if state.has_text() => Remedy::Resume(accepted.ack_subject.clone()),
+                true => Remedy::GiveBack(accepted.ack_subject.clone()),
             };
         }
         // Never accepted, so no worker is known to have died of it.
-        let untouched = state.attempt == 0 && !state.requeued && state.stream_sequence.is_some();
+        let untouched = state.is_untouched() && !state.requeued && state.stream_sequence.is_some();
         if untouched && round.bereaved.contains(&flight.order.model) {
             return Remedy::Requeue;
         }

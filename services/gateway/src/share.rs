@@ -88,7 +88,7 @@ impl Gateway {
             let subject = subjects::cache_put(shard);
             let (mut answers, mut bytes) = (Vec::with_capacity(kept.len()), 0);
             for kept in kept {
-                let Ok(body) = wire::encode(&kept.answer.to_cached()) else {
+                let Ok(body) = kept.answer.to_cached() else {
                     continue;
                 };
                 if bytes > 0 && bytes + body.len() > MESSAGE_BYTES {
@@ -164,16 +164,19 @@ fn take_all(queue: &mut mpsc::Receiver<Kept>, kept: &mut Vec<Kept>) {
 
 #[cfg(test)]
 mod tests {
+    use schemas::reply::Usage;
     use schemas::vector::Vector;
 
     use super::*;
+    use crate::received::Content;
 
     fn kept(values: usize) -> Kept {
         let key = CacheKey {
             tenant: "t".to_owned(),
             digest: ByteBuf::from(vec![0; 32]),
         };
-        let answer = Arc::new(Answer::new("m".to_owned(), vec![Vector(vec![0.0; values])], 1));
+        let content = Content::Vectors(vec![Vector(vec![0.0; values])]);
+        let answer = Arc::new(Answer::new("m".to_owned(), content, Usage::default()));
         Kept { key, answer }
     }
 

@@ -7,6 +7,7 @@ use bus::Job;
 use engine::{EmbeddingModel, Input, InputError, TokenIds};
 use process::TraceContext;
 use schemas::error::{ErrorCode, Failure};
+use schemas::generate::GenerateTask;
 use schemas::identity::Claims;
 use schemas::wire::Format;
 use schemas::work::{EmbedInput, EmbedTask, Task, Truncate, Work};
@@ -45,7 +46,7 @@ pub fn reply_to(job: &Job) -> Option<ReplyTo> {
 ///
 /// # Errors
 /// [`Refusal`].
-pub async fn admit(job: &Job, model: &str, verifier: &Verifier, now_ms: u64) -> Result<Request, Refusal> {
+pub async fn admit(job: &Job, model: &str, verifier: &Verifier, now_ms: u64) -> Result<(Request, Task), Refusal> {
     let deadline_ms = job.headers.get_u64(headers::DEADLINE);
     if deadline_ms.is_some_and(|deadline_ms| deadline_ms <= now_ms) {
         return Err(Refusal::Expired);
@@ -65,16 +66,12 @@ pub async fn admit(job: &Job, model: &str, verifier: &Verifier, now_ms: u64) -> 
         .map_err(|error| unauthorized(&error))?;
     let work = read(job)?;
     check_rights(&claims, &work, model, tenant, lane)?;
-    let Task::Embed(task) = work.task;
-    check_task(&task)?;
     let trace_id = tracing::enabled!(tracing::Level::DEBUG)
         .then(|| TraceContext::continue_from(job.headers.get(headers::TRACEPARENT)).trace_id_hex());
-    Ok(Request {
+    let request = Request {
         request_id: work.request_id,
         reply,
         claims,
-        inputs: task.inputs,
-        truncate: task.truncate,
         lane,
         // A publisher that does not say counts from the moment the queue had it.
         submitted_at_ms: if work.submitted_at_ms == 0 {
@@ -84,7 +81,35 @@ pub async fn admit(job: &Job, model: &str, verifier: &Verifier, now_ms: u64) -> 
         },
         deadline_ms,
         trace_id,
-    })
+    };
+    Ok((request, work.task))
+}
+
+/// The task as one that embeds.
+///
+/// # Errors
+/// [`Refusal::Invalid`] when it is another, or one without sense.
+pub fn embedding(task: Task, model: &str) -> Result<EmbedTask, Refusal> {
+    match task {
+        Task::Embed(task) => check_task(&task).map(|()| task),
+        Task::Generate(_) => Err(unsupported(model, "embeds and writes no text")),
+    }
+}
+
+/// The task as one that generates.
+///
+/// # Errors
+/// [`Refusal::Invalid`] when it is another.
+pub fn generation(task: Task, model: &str) -> Result<GenerateTask, Refusal> {
+    match task {
+        Task::Generate(task) => Ok(*task),
+        Task::Embed(_) => Err(unsupported(model, "writes text and does not embed")),
+    }
+}
+
+fn unsupported(model: &str, what: &str) -> Refusal {
+    let message = format!("model '{model}' {what}");
+    Refusal::Invalid(Failure::new(ErrorCode::UnsupportedWork, message).param("model"))
 }
 
 fn unix_ms(time: SystemTime) -> u64 {

@@ -18,6 +18,8 @@ pub struct Config {
     pub batch: BatchConfig,
     /// How much is held.
     pub queue: QueueConfig,
+    /// Generation of text.
+    pub generation: GenerationConfig,
     /// What it runs on.
     pub device: DeviceConfig,
     /// The echo engine.
@@ -78,6 +80,18 @@ pub struct QueueConfig {
     pub pull_heartbeat_ms: u64,
     /// Most queued messages of one tenant on one lane of this model.
     pub max_queued_per_tenant_lane: i64,
+}
+
+/// Generation of text.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct GenerationConfig {
+    /// Answers written at once.
+    pub max_sequences: usize,
+    /// Most tokens of a step.
+    pub max_step_tokens: usize,
+    /// Memory of the key-value cache, in MiB.
+    pub kv_cache_mib: u64,
 }
 
 /// What it runs on.

@@ -6,22 +6,23 @@ use std::time::Duration;
 
 use bus::{Bus, Job};
 use process::Clock;
+use prometheus::IntCounter;
 use schemas::cost::CostKind;
 use schemas::error::Failure;
 use schemas::reply::{Frame, ReplyFrame};
 use schemas::streams::MAX_WORK_DELIVERIES;
 use schemas::wire;
 
-use crate::admit;
+use crate::admit::{self, Refusal};
 use crate::compute::Computed;
 use crate::dead::{self, Corpse};
-use crate::job::{Held, Reporter};
+use crate::job::{Held, Reporter, Request, Spent};
 use crate::metrics::Metrics;
 use crate::publish::{Outbox, Settlement, Verdict};
 use crate::stats::Stats;
 
 /// Wait before a failed request is tried again, per attempt so far: another worker may be luckier.
-const RETRY_PAUSE: Duration = Duration::from_millis(200);
+pub(crate) const RETRY_PAUSE: Duration = Duration::from_millis(200);
 
 /// Where requests end.
 pub struct Desk {
@@ -51,7 +52,8 @@ impl Desk {
         }
     }
 
-    fn count(&self, outcome: &str) {
+    /// Counts a request that is over.
+    pub(crate) fn count(&self, outcome: &str) {
         self.metrics.requests.with_label_values(&[outcome]).inc();
         self.stats.on_finished();
     }
@@ -74,22 +76,38 @@ impl Desk {
         for frame in frames {
             self.outbox.push(&held.request.reply, frame);
         }
-        let event = held.cost(
-            CostKind::Computed,
-            &self.model,
-            &self.reporter,
-            self.clock.now_unix_ms(),
-        );
-        self.metrics.queue_seconds.observe(event.queue_us as f64 / 1e6);
-        tracing::debug!(
-            request_id = %held.request.request_id,
-            trace_id = held.request.trace_id,
-            tokens = event.input_tokens,
-            compute_ns = event.compute_ns,
-            "request computed"
-        );
-        self.settlement.events.push(event);
+        self.bill(&held.request, CostKind::Computed, held.spent());
         self.settlement.jobs.push((held.job, Verdict::Ack));
+    }
+
+    /// Notes the fact to be booked about a request.
+    pub fn bill(&mut self, request: &Request, kind: CostKind, spent: Spent) {
+        let event = request.cost(kind, spent, &self.model, (&self.reporter, self.clock.now_unix_ms()));
+        if kind == CostKind::Computed {
+            self.metrics.queue_seconds.observe(event.queue_us as f64 / 1e6);
+            tracing::debug!(
+                request_id = %request.request_id,
+                trace_id = request.trace_id,
+                input_tokens = event.input_tokens,
+                output_tokens = event.output_tokens,
+                compute_ns = event.compute_ns,
+                "request computed"
+            );
+        }
+        self.settlement.events.push(event);
+    }
+
+    /// A message that was not admitted.
+    pub async fn refuse(&mut self, bus: &Bus, (job, refusal): (Job, Refusal), malformed: &IntCounter) {
+        match refusal {
+            Refusal::Expired => self.expire(job),
+            Refusal::Malformed(failure) => {
+                malformed.inc();
+                self.bury(bus, job, failure).await;
+            }
+            Refusal::Unauthorized(failure) => self.reject(job, failure, "unauthorized"),
+            Refusal::Invalid(failure) => self.reject(job, failure, "failed"),
+        }
     }
 
     /// The client has left: what ran is billed, the rest is not begun.
@@ -171,7 +189,8 @@ impl Desk {
         self.move_to_dead(bus, held.job, reason).await;
     }
 
-    async fn move_to_dead(&mut self, bus: &Bus, job: Job, reason: &str) {
+    /// Keeps a message as a dead letter.
+    pub(crate) async fn move_to_dead(&mut self, bus: &Bus, job: Job, reason: &str) {
         match dead::bury(bus, &Corpse::of_job(&job), reason, self.clock.now_unix_ms()).await {
             Ok(()) => {
                 self.metrics.dead_letters.inc();
@@ -188,8 +207,7 @@ impl Desk {
 
     fn bill_if_run(&mut self, held: &Held, kind: CostKind) {
         if held.has_run() {
-            let event = held.cost(kind, &self.model, &self.reporter, self.clock.now_unix_ms());
-            self.settlement.events.push(event);
+            self.bill(&held.request, kind, held.spent());
         }
     }
 
@@ -222,7 +240,7 @@ struct RequestOnly {
     request_id: schemas::ids::RequestId,
 }
 
-fn deadline_passed() -> Failure {
+pub(crate) fn deadline_passed() -> Failure {
     Failure::new(
         schemas::error::ErrorCode::DeadlineExceeded,
         "the deadline passed before the work was begun",

@@ -11,7 +11,7 @@ use schemas::ids::RequestId;
 use schemas::reply::{Done, EmbedPart, Frame, ReplyFrame, Usage};
 use schemas::vector::Vector;
 use schemas::wire::Format;
-use schemas::work::{EmbedInput, Lane, Truncate};
+use schemas::work::Lane;
 
 /// Vectors of one frame, in bytes: far below the broker's message limit, so that a frame and its framing always fit.
 const MAX_PART_BYTES: usize = 256 * 1024;
@@ -34,10 +34,6 @@ pub struct Request {
     pub reply: ReplyTo,
     /// Who pays.
     pub claims: Arc<Claims>,
-    /// The inputs.
-    pub inputs: Vec<EmbedInput>,
-    /// What to do with inputs over the limit.
-    pub truncate: Truncate,
     /// Its lane.
     pub lane: Lane,
     /// When it reached the mesh, Unix milliseconds.
@@ -155,6 +151,7 @@ impl Held {
             input_tokens: self.input_tokens,
             queue_us: self.queue_us.unwrap_or_default(),
             compute_ns: self.compute_ns,
+            ..Usage::default()
         };
         let mut parts: Vec<EmbedPart> = Vec::new();
         let mut rest = vectors.into_iter().peekable();
@@ -167,32 +164,68 @@ impl Held {
         }
         let last = parts.pop().unwrap_or_default();
         let mut frames: Vec<ReplyFrame> = parts.into_iter().map(|part| self.frame(Frame::Part(part))).collect();
-        frames.push(self.frame(Frame::Done(Done { embed: last, usage })));
+        frames.push(self.frame(Frame::Done(Done {
+            embed: last,
+            text: Vec::new(),
+            usage,
+        })));
         frames
     }
 
-    /// The fact to be booked about it.
+    /// What was spent on it.
     #[must_use]
-    pub fn cost(&self, kind: CostKind, model: &str, report: &Reporter, now_ms: u64) -> CostEvent {
-        let request_id = self.request.request_id.to_string();
-        CostEvent {
-            // One id for computed and cancelled: a request pays once, whichever is told first.
-            event_id: match kind {
-                CostKind::Waste => schemas::cost::waste_event_id(&request_id, self.attempt(), &report.instance),
-                _ => computed_event_id(&request_id),
-            },
-            kind,
-            tenant: self.request.claims.tnt.clone(),
-            key_id: self.request.claims.sub.clone(),
-            model: model.to_owned(),
-            operation: "embed".to_owned(),
-            request_id,
-            requests: u64::from(kind != CostKind::Waste),
+    pub fn spent(&self) -> Spent {
+        Spent {
+            operation: "embed",
+            attempt: self.attempt(),
             input_tokens: self.input_tokens,
             output_tokens: 0,
             compute_ns: self.compute_ns,
             queue_us: self.queue_us.unwrap_or_default(),
-            attempt: self.attempt(),
+        }
+    }
+}
+
+/// What was spent on a request so far.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Spent {
+    /// What was done, as the price list names it.
+    pub operation: &'static str,
+    /// Which delivery this was, from 1.
+    pub attempt: u32,
+    /// Tokens in.
+    pub input_tokens: u64,
+    /// Tokens out.
+    pub output_tokens: u64,
+    /// Its share of the device's busy time.
+    pub compute_ns: u64,
+    /// From submission to the start of its first batch.
+    pub queue_us: u64,
+}
+
+impl Request {
+    /// The fact to be booked about it.
+    #[must_use]
+    pub fn cost(&self, kind: CostKind, spent: Spent, model: &str, (report, now_ms): (&Reporter, u64)) -> CostEvent {
+        let request_id = self.request_id.to_string();
+        CostEvent {
+            // One id for computed and cancelled: a request pays once, whichever is told first.
+            event_id: match kind {
+                CostKind::Waste => schemas::cost::waste_event_id(&request_id, spent.attempt, &report.instance),
+                _ => computed_event_id(&request_id),
+            },
+            kind,
+            tenant: self.claims.tnt.clone(),
+            key_id: self.claims.sub.clone(),
+            model: model.to_owned(),
+            operation: spent.operation.to_owned(),
+            request_id,
+            requests: u64::from(kind != CostKind::Waste),
+            input_tokens: spent.input_tokens,
+            output_tokens: spent.output_tokens,
+            compute_ns: spent.compute_ns,
+            queue_us: spent.queue_us,
+            attempt: spent.attempt,
             device: report.device.clone(),
             terms: report.terms,
             reporter: report.instance.clone(),

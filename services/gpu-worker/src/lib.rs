@@ -7,12 +7,15 @@ pub mod config;
 mod credits;
 mod dead;
 mod finish;
+mod generation;
 mod hands;
 mod identity;
 mod job;
 mod metrics;
+mod parts;
 mod provision;
 mod publish;
+mod settle;
 mod stats;
 mod worker;
 
@@ -23,22 +26,26 @@ use std::time::Duration;
 use anyhow::Context as _;
 use bus::{Bus, Puller};
 use engine::batch::{BatchPlanner, Limits};
+use engine::generate::is_generative;
 use engine::{EchoOptions, EmbeddingModel, LoadOptions, Precision};
 use moka::sync::Cache;
 use process::{CancellationToken, Context, Serving};
+use schemas::fleet::ModelCard;
 use schemas::{streams, subjects};
 
 use crate::compute::Device;
 use crate::config::{Config, EngineKind, ModelConfig};
 use crate::dead::Mover;
 use crate::finish::Desk;
+use crate::generation::Generative;
 use crate::hands::Hands;
 use crate::identity::Verifier;
 use crate::job::Reporter;
 use crate::metrics::Metrics;
+use crate::parts::Parts;
 use crate::provision::Provisioner;
 use crate::stats::Stats;
-use crate::worker::{Parts, Worker};
+use crate::worker::Worker;
 
 /// Cancellations remembered for work that is still on its way.
 const MAX_CANCELLED: u64 = 10_000;
@@ -68,70 +75,113 @@ async fn serve(config: Config, context: Context) -> anyhow::Result<()> {
     let ready = context.health.component("model");
     check_slots(config.queue.slots)?;
     // The model first: a broken file is found before any traffic is taken.
-    let echo = config.echo.clone();
-    let model_config = config.model.clone();
-    let device = tokio::task::spawn_blocking(move || load(&model_config, &echo)).await??;
+    let loading = config.clone();
+    let model = tokio::task::spawn_blocking(move || load(&loading)).await??;
     let bus = Bus::connect(&config.bus, &context.instance, None)
         .await
         .context("cannot reach the message bus")?;
-    let card = provision::card(&config.model, &device, context.clock.now_unix_ms() / 1_000);
+    let card = model.card(&config.model, context.clock.now_unix_ms() / 1_000);
     let provisioner = Provisioner::new(bus.clone(), card.clone(), config.queue.max_queued_per_tenant_lane);
     provisioner
         .provision()
         .await
         .context("cannot make the queues of the model")?;
     let verifier = Arc::new(Verifier::new(bus.kv(&streams::jwks_bucket()).await?));
-    let cancels = bus.subscribe(&subjects::cancel_model(&card.slug), None).await?;
-    let own_cancels = bus.subscribe(&subjects::cancel_worker(&context.instance), None).await?;
+    let cancels = worker::Cancels::new(
+        bus.subscribe(&subjects::cancel_model(&card.slug), None).await?,
+        bus.subscribe(&subjects::cancel_worker(&context.instance), None).await?,
+    );
     let puller = Puller::new(&bus).await?;
-    let stop = CancellationToken::new();
     let metrics = Metrics::new(&context.registry)?;
+    let stats = Arc::new(Stats::default());
+    let parts = Parts {
+        desk: desk(&config, &context, &metrics, &stats),
+        consumers: worker::consumers(&card.slug),
+        cancelled: Cache::builder()
+            .max_capacity(MAX_CANCELLED)
+            .time_to_live(CANCELLED_FOR)
+            .build(),
+        slots: model.slots(&config),
+        bus,
+        context,
+        config,
+        verifier,
+        metrics,
+        stats,
+    };
+    let stop = CancellationToken::new();
+    start_tasks(&parts, provisioner, &card.name, &stop);
+    ready.set_ready();
+    tracing::info!(
+        model = card.name,
+        revision = card.revision,
+        instance = parts.context.instance,
+        "worker is ready"
+    );
+    let ended = match model {
+        Model::Embedding(device) => {
+            let hands = Hands::new(BatchPlanner::new(limits(&parts.config)));
+            Worker::new(parts, device, hands).run(puller, cancels).await;
+            Ok(())
+        }
+        Model::Generation(model) => generation::Writer::new(parts, *model).run(puller, cancels).await,
+    };
+    stop.cancel();
+    Ok(ended?)
+}
+
+/// What runs beside the loop.
+fn start_tasks(parts: &Parts, provisioner: Provisioner, model: &str, stop: &CancellationToken) {
+    let Parts {
+        bus, context, metrics, ..
+    } = parts;
+    let tasks = &context.tasks;
     let mover = Mover {
         bus: bus.clone(),
         clock: context.clock.clone(),
         metrics: metrics.clone(),
     };
-    let stats = Arc::new(Stats::default());
-    let tasks = &context.tasks;
-    tasks.spawn("signing keys", identity::follow(Arc::clone(&verifier), stop.clone()));
+    tasks.spawn(
+        "signing keys",
+        identity::follow(Arc::clone(&parts.verifier), stop.clone()),
+    );
     tasks.spawn(
         "provisioner",
         provisioner.follow(context.health.component("bus"), stop.clone()),
     );
     // It has nothing in hand that others wait for, so it ends at the start of the drain and not after it.
     tasks.spawn("dead letters", mover.run(context.shutdown.soft().clone()));
-    let (model, slots, beaten) = (card.name.clone(), config.queue.slots, Arc::clone(&stats));
-    let beat = move || Some(beaten.beat(&model, slots, DEVICE));
+    let (name, slots, beaten) = (model.to_owned(), parts.slots, Arc::clone(&parts.stats));
+    let beat = move || Some(beaten.beat(&name, slots, DEVICE));
     let malformed = metrics.malformed.with_label_values(&["control"]);
     let orders = bus::control::run(bus.clone(), context.clone(), move || malformed.inc(), stop.clone());
     tasks.spawn("control", orders);
     tasks.spawn("beat", bus::beat::run(bus.clone(), context.clone(), beat, stop.clone()));
-    let worker = Worker::new(Parts {
-        desk: desk(&config, &context, &metrics, &stats),
-        hands: Hands::new(BatchPlanner::new(limits(&config))),
-        consumers: worker::consumers(&card.slug),
-        cancelled: Cache::builder()
-            .max_capacity(MAX_CANCELLED)
-            .time_to_live(CANCELLED_FOR)
-            .build(),
-        context: context.clone(),
-        bus,
-        config,
-        device,
-        verifier,
-        metrics,
-        stats,
-    });
-    ready.set_ready();
-    tracing::info!(
-        model = card.name,
-        revision = card.revision,
-        instance = context.instance,
-        "worker is ready"
-    );
-    worker.run(puller, worker::Cancels::new(cancels, own_cancels)).await;
-    stop.cancel();
-    Ok(())
+}
+
+/// A loaded model of either kind.
+enum Model {
+    Embedding(Device),
+    Generation(Box<Generative>),
+}
+
+impl Model {
+    fn card(&self, config: &ModelConfig, now_s: u64) -> ModelCard {
+        match self {
+            Self::Embedding(device) => provision::card(config, device, now_s),
+            Self::Generation(model) => model.card(config, now_s),
+        }
+    }
+
+    /// Requests held at once: an embedding model fills batches from what waits, a generating one holds what it can write.
+    fn slots(&self, config: &Config) -> u32 {
+        match self {
+            Self::Embedding(_) => config.queue.slots,
+            Self::Generation(_) => u32::try_from(config.generation.max_sequences)
+                .unwrap_or(u32::MAX)
+                .clamp(MIN_SLOTS, config.queue.slots),
+        }
+    }
 }
 
 fn check_slots(slots: u32) -> anyhow::Result<()> {
@@ -142,33 +192,48 @@ fn check_slots(slots: u32) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn load(config: &ModelConfig, echo: &config::EchoConfig) -> anyhow::Result<Device> {
-    match config.engine {
+fn load(config: &Config) -> anyhow::Result<Model> {
+    match config.model.engine {
         EngineKind::Echo => {
             let options = EchoOptions {
-                dims: echo.dimensions,
+                dims: config.echo.dimensions,
                 max_tokens: ECHO_MAX_TOKENS,
             };
-            Ok(Device::echo(EmbeddingModel::echo(options), echo))
+            let model = EmbeddingModel::echo(options);
+            Ok(Model::Embedding(Device::echo(model, &config.echo)))
         }
-        EngineKind::Model => {
-            let precision: Precision = config
-                .precision
-                .parse()
-                .map_err(|error| anyhow::anyhow!("model.precision: {error}"))?;
-            let mut options = LoadOptions {
-                precision,
-                ..LoadOptions::default()
-            };
-            if let Some(threads) = NonZeroUsize::new(config.threads) {
-                options.threads = threads;
-            }
-            let path = &config.path;
-            let model = EmbeddingModel::load(path, options)
-                .with_context(|| format!("cannot load model '{}' from {}", config.name, path.display()))?;
-            Ok(Device::real(model))
-        }
+        EngineKind::Model => load_model(config),
     }
+}
+
+/// Loads a model folder as what it is.
+fn load_model(config: &Config) -> anyhow::Result<Model> {
+    let ModelConfig { name, path, .. } = &config.model;
+    let writes = is_generative(path).with_context(|| format!("cannot load model '{name}' from {}", path.display()))?;
+    if writes {
+        let model = Generative::load(&config.model, &config.generation)?;
+        Ok(Model::Generation(Box::new(model)))
+    } else {
+        load_embedding(&config.model).map(Model::Embedding)
+    }
+}
+
+fn load_embedding(config: &ModelConfig) -> anyhow::Result<Device> {
+    let precision: Precision = config
+        .precision
+        .parse()
+        .map_err(|error| anyhow::anyhow!("model.precision: {error}"))?;
+    let mut options = LoadOptions {
+        precision,
+        ..LoadOptions::default()
+    };
+    if let Some(threads) = NonZeroUsize::new(config.threads) {
+        options.threads = threads;
+    }
+    let path = &config.path;
+    let model = EmbeddingModel::load(path, options)
+        .with_context(|| format!("cannot load model '{}' from {}", config.name, path.display()))?;
+    Ok(Device::real(model))
 }
 
 fn limits(config: &Config) -> Limits {

@@ -28,6 +28,8 @@ pub struct Metrics {
     pub in_hand: IntGauge,
     /// Tokens waiting in the worker.
     pub waiting_tokens: IntGauge,
+    /// Sequences whose blocks were taken for others; they are computed again later.
+    pub preempted: IntCounter,
     /// Deliveries that were not the first.
     pub redelivered: IntCounter,
     /// Cost events that the stream has taken.
@@ -81,6 +83,10 @@ impl Metrics {
             tokens: count("portalis_worker_tokens_total", "Tokens computed.")?,
             in_hand: gauge("portalis_worker_requests_in_hand", "Requests held.")?,
             waiting_tokens: gauge("portalis_worker_waiting_tokens", "Tokens waiting in the worker.")?,
+            preempted: count(
+                "portalis_worker_preempted_total",
+                "Sequences whose cache blocks were taken for others and computed again later.",
+            )?,
             redelivered: count(
                 "portalis_worker_redelivered_total",
                 "Deliveries of work that were not the first.",

@@ -109,6 +109,7 @@ pub(crate) fn card(config: &ModelConfig, device: &Device, now_s: u64) -> ModelCa
         family: info.family.to_owned(),
         dimensions: number(info.dims),
         max_tokens: number(info.max_tokens),
+        max_context: 0,
         revision: info.revision.clone(),
         precision: info.precision.name().to_owned(),
         parameters: info.parameters,

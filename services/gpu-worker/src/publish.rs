@@ -8,6 +8,7 @@ use std::time::Duration;
 use bus::{Bus, Headers, Job, PublishError};
 use process::CancellationToken;
 use schemas::cost::{CostBatch, CostEvent};
+use schemas::generate::TextPart;
 use schemas::ids::{event_id, model_slug};
 use schemas::reply::{Frame, ReplyBatch, ReplyFrame};
 use schemas::wire::Format;
@@ -90,16 +91,15 @@ fn bounded(frames: Vec<ReplyFrame>) -> Vec<Vec<ReplyFrame>> {
 }
 
 fn frame_bytes(frame: &ReplyFrame) -> usize {
-    let part = match &frame.frame {
-        Frame::Part(part) => part,
-        Frame::Done(done) => &done.embed,
+    let (vectors, text) = match &frame.frame {
+        Frame::Part(part) => (part.vectors.as_slice(), &[][..]),
+        Frame::Text(parts) => (&[][..], parts.as_slice()),
+        Frame::Done(done) => (done.embed.vectors.as_slice(), done.text.as_slice()),
         Frame::Accepted(_) | Frame::Failed(_) => return 256,
     };
-    part.vectors
-        .iter()
-        .map(|vector| vector.0.len() * size_of::<f32>() + 8)
-        .sum::<usize>()
-        + 256
+    let vectors: usize = vectors.iter().map(|vector| vector.0.len() * size_of::<f32>() + 8).sum();
+    let text: usize = text.iter().map(TextPart::weight_bytes).sum();
+    vectors + text + 256
 }
 
 /// How a message leaves the queue.

@@ -4,54 +4,46 @@
 //! `worker/intake.rs` is the way in (pull, admit, tokenize, cancel), `worker/step.rs` the way out (batch, answer, settle).
 
 mod intake;
-mod step;
+pub(crate) mod step;
 
 use std::pin::Pin;
-use std::sync::Arc;
 use std::time::Duration;
 
-use bus::{Bus, ConsumerRef, Job, PullEvent, Puller, Subscription};
+use bus::{ConsumerRef, Job, PullEvent, Puller, Subscription};
 use engine::TokenIds;
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
-use moka::sync::Cache;
-use process::Context;
 use schemas::error::Failure;
-use schemas::ids::RequestId;
 use schemas::streams::WORK_ACK_WAIT_MS;
 use tokio::time::{Instant, MissedTickBehavior};
 
 use crate::compute::{Computed, Device, Running};
-use crate::config::Config;
-use crate::finish::Desk;
 use crate::hands::{Hands, LANES};
-use crate::identity::Verifier;
-use crate::metrics::Metrics;
-use crate::stats::Stats;
+use crate::parts::Parts;
+use crate::settle::Settler;
 
 /// Signs of life for work in hand: four within the queue's ack wait.
-const PROGRESS_EVERY: Duration = Duration::from_millis(WORK_ACK_WAIT_MS / 4);
+pub(crate) const PROGRESS_EVERY: Duration = Duration::from_millis(WORK_ACK_WAIT_MS / 4);
 
-type Settling = Pin<Box<dyn Future<Output = ()> + Send>>;
 /// Requests by their key in hand, each with its inputs as tokens or why there are none.
 type Tokenized = Vec<(u64, Result<Vec<TokenIds>, Failure>)>;
 type Tokenizing = Pin<Box<dyn Future<Output = Tokenized> + Send>>;
 
 /// The worker at work.
-pub struct Worker {
+pub(crate) struct Worker {
     parts: Parts,
+    device: Device,
+    hands: Hands,
     /// The batch that is being computed, with its token ids in case it must be done again.
     running: Option<Running>,
     running_tokens: Option<Vec<TokenIds>>,
     tokenizing: FuturesUnordered<Tokenizing>,
-    settling: FuturesUnordered<Settling>,
+    settler: Settler,
     /// Work that came during the drain.
     returned: Vec<Job>,
     pull_after: Instant,
     /// When to look for passed deadlines again.
     expire_at: Instant,
-    /// When what is finished is billed at the latest.
-    settle_at: Option<Instant>,
 }
 
 /// What the loop is woken by.
@@ -67,40 +59,27 @@ enum Event {
     Closed,
 }
 
-/// The parts a worker is made of.
-pub struct Parts {
-    pub(crate) bus: Bus,
-    pub(crate) context: Context,
-    pub(crate) config: Config,
-    pub(crate) device: Device,
-    pub(crate) verifier: Arc<Verifier>,
-    pub(crate) metrics: Metrics,
-    pub(crate) stats: Arc<Stats>,
-    pub(crate) desk: Desk,
-    pub(crate) hands: Hands,
-    pub(crate) consumers: [ConsumerRef; 3],
-    pub(crate) cancelled: Cache<RequestId, ()>,
-}
-
 impl Worker {
     /// A worker with empty hands.
     #[must_use]
-    pub fn new(parts: Parts) -> Self {
+    pub(crate) fn new(parts: Parts, device: Device, hands: Hands) -> Self {
+        let settler = Settler::new(parts.bus.clone(), parts.metrics.clone(), parts.context.shutdown.clone());
         Self {
             parts,
+            device,
+            hands,
             running: None,
             running_tokens: None,
             tokenizing: FuturesUnordered::new(),
-            settling: FuturesUnordered::new(),
+            settler,
             returned: Vec::new(),
             pull_after: Instant::now(),
             expire_at: Instant::now(),
-            settle_at: None,
         }
     }
 
     /// Works until the drain is over.
-    pub async fn run(mut self, mut puller: Puller, mut cancels: Cancels) {
+    pub(crate) async fn run(mut self, mut puller: Puller, mut cancels: Cancels) {
         let mut progress = tokio::time::interval(PROGRESS_EVERY);
         progress.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut draining = false;
@@ -123,7 +102,7 @@ impl Worker {
                 Event::Settled | Event::Due => {}
                 Event::Drain => {
                     draining = true;
-                    tracing::info!(in_hand = self.parts.hands.count(), "worker is draining");
+                    tracing::info!(in_hand = self.hands.count(), "worker is draining");
                 }
                 Event::Closed => return,
             }
@@ -140,8 +119,8 @@ impl Worker {
     }
 
     fn is_empty(&self) -> bool {
-        let settled = self.settling.is_empty() && self.parts.desk.settlement.is_empty();
-        self.parts.hands.count() == 0 && settled && self.tokenizing.is_empty()
+        let settled = self.settler.is_empty() && self.parts.desk.settlement.is_empty();
+        self.hands.count() == 0 && settled && self.tokenizing.is_empty()
     }
 
     async fn next_event(
@@ -161,7 +140,7 @@ impl Worker {
             Some(results) = self.tokenizing.next(), if !self.tokenizing.is_empty() => Event::Tokenized(results),
             event = puller.next() => event.map_or(Event::Closed, Event::Pulled),
             Some(message) = cancels.next() => Event::Cancel(message),
-            Some(()) = self.settling.next(), if !self.settling.is_empty() => Event::Settled,
+            () = self.settler.arrived() => Event::Settled,
             () = self.parts.context.shutdown.stopping(), if !draining => Event::Drain,
             _ = progress.tick() => Event::Progress,
             () = until(due) => Event::Due,
@@ -177,7 +156,7 @@ pub fn consumers(slug: &str) -> [ConsumerRef; 3] {
     LANES.map(|lane| ConsumerRef::new(&stream, schemas::streams::lane_consumer_name(lane)))
 }
 
-async fn until(instant: Option<Instant>) {
+pub(crate) async fn until(instant: Option<Instant>) {
     match instant {
         Some(instant) => tokio::time::sleep_until(instant).await,
         None => std::future::pending().await,
@@ -198,7 +177,7 @@ impl Cancels {
     }
 
     /// The next one; `None` when the bus is closed. Cancel-safe.
-    async fn next(&mut self) -> Option<bus::Message> {
+    pub(crate) async fn next(&mut self) -> Option<bus::Message> {
         tokio::select! {
             message = self.own.next() => message,
             message = self.model.next() => message,

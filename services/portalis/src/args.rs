@@ -79,13 +79,13 @@ pub struct UpArgs {
     /// Most workers of each model [default: number of cores, at least --workers]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=64))]
     pub max_workers: Option<u32>,
-    /// Serve the model in folder PATH under this name; repeatable; replaces the default model
+    /// Serve the model in folder PATH under this name; repeatable; replaces the default models
     #[arg(long = "model", value_name = "NAME=PATH", value_parser = parse_model)]
     pub models: Vec<ModelArg>,
     /// Also serve a model without weights that answers at once, for benchmarks; repeatable
     #[arg(long = "echo", value_name = "NAME", value_parser = parse_name)]
     pub echo: Vec<String>,
-    /// Do not serve the default model
+    /// Do not serve the default models
     #[arg(long)]
     pub no_default_model: bool,
     /// Keep nothing: broker data, keys and ledger live in a temporary folder until the end

@@ -9,6 +9,7 @@ use crate::backend::{Backend, Embeddings, ModelInfo, PackedBatch, Precision};
 use crate::error::{ComputeError, LoadError};
 use crate::model_files::{Description, deciding_files};
 use crate::models::bert::{Activations, Bert};
+use crate::revision::revision;
 use crate::weights::Weights;
 
 /// Tokens computed together: larger batches are cut (between sequences) so that activations stay in the last-level cache.
@@ -42,7 +43,7 @@ impl CpuBackend {
         threads: usize,
     ) -> Result<Self, LoadError> {
         let mut exec = CpuExec::new(threads)?;
-        let weights = Weights::open(&directory.join("model.safetensors"))?;
+        let weights = Weights::open(directory)?;
         let model = Bert::load(&mut exec, &weights, description, precision)?;
         let config = &description.bert;
         let info = ModelInfo {
@@ -53,7 +54,7 @@ impl CpuBackend {
             vocab_size: config.vocab_size,
             precision,
             parameters: weights.parameters(),
-            revision: revision(directory, &weights)?,
+            revision: revision(&deciding_files(directory), &weights)?,
             pooling: description.pool.pooling,
             normalized: description.pool.normalize,
         };
@@ -67,20 +68,6 @@ impl CpuBackend {
             }),
         })
     }
-}
-
-/// Hash of the small files and of samples of the weights: changes with the model, costs a few milliseconds.
-fn revision(directory: &Path, weights: &Weights) -> Result<String, LoadError> {
-    /// Hexadecimal digits kept: 64 bits are plenty to tell revisions of one model apart.
-    const DIGITS: usize = 16;
-    let mut hasher = blake3::Hasher::new();
-    for file in deciding_files(directory) {
-        let bytes = std::fs::read(&file).map_err(|source| LoadError::Read { file, source })?;
-        hasher.update(&(bytes.len() as u64).to_le_bytes());
-        hasher.update(&bytes);
-    }
-    weights.fingerprint(&mut hasher);
-    Ok(hasher.finalize().to_hex()[..DIGITS].to_owned())
 }
 
 impl Backend for CpuBackend {

@@ -52,6 +52,16 @@ pub enum LoadError {
         #[source]
         source: kernels::ShapeError,
     },
+    /// Not even one block of the key-value cache fits the memory it was given.
+    #[error("a key-value cache of {kv_bytes} bytes holds no block of {bytes_per_block} bytes for {layers} layers")]
+    CacheTooSmall {
+        /// Memory it was given, in bytes.
+        kv_bytes: u64,
+        /// Memory of one block over all layers, in bytes.
+        bytes_per_block: u64,
+        /// Layers of the model.
+        layers: usize,
+    },
     /// The compute threads could not be started.
     #[error("cannot start the compute threads")]
     Threads(#[from] kernels::TeamError),
@@ -108,6 +118,34 @@ pub enum ComputeError {
         tokens: usize,
         /// The limit.
         max: usize,
+    },
+    /// A sequence has fewer cache blocks than its tokens need.
+    #[error("sequence {index} of the step has {given} blocks and needs {needed}")]
+    Blocks {
+        /// Its place in the step.
+        index: usize,
+        /// Blocks it has.
+        given: usize,
+        /// Blocks it needs.
+        needed: usize,
+    },
+    /// A cache block that does not exist.
+    #[error("sequence {index} of the step has block {block}, the cache has {blocks}")]
+    BlockOutOfRange {
+        /// The sequence's place in the step.
+        index: usize,
+        /// The block.
+        block: u32,
+        /// Blocks of the cache.
+        blocks: usize,
+    },
+    /// A backend answered for other rows than it was asked for; a defect, not an input error.
+    #[error("the backend gave {given} rows of logits, {expected} were asked for")]
+    LogitRows {
+        /// Rows it gave.
+        given: usize,
+        /// Rows that were asked for.
+        expected: usize,
     },
     /// The layers of the model do not fit each other; a defect, not an input error.
     #[error("a layer refused its input")]

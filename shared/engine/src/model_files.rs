@@ -173,7 +173,7 @@ fn normalizes(file: &Path) -> Result<bool, LoadError> {
     }
 }
 
-fn read<T: DeserializeOwned>(file: &Path) -> Result<T, LoadError> {
+pub(crate) fn read<T: DeserializeOwned>(file: &Path) -> Result<T, LoadError> {
     let bytes = std::fs::read(file).map_err(|source| LoadError::Read {
         file: file.to_owned(),
         source,
@@ -181,7 +181,7 @@ fn read<T: DeserializeOwned>(file: &Path) -> Result<T, LoadError> {
     parse(file, &bytes)
 }
 
-fn read_optional<T: DeserializeOwned>(file: &Path) -> Result<Option<T>, LoadError> {
+pub(crate) fn read_optional<T: DeserializeOwned>(file: &Path) -> Result<Option<T>, LoadError> {
     match std::fs::read(file) {
         Ok(bytes) => parse(file, &bytes).map(Some),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),

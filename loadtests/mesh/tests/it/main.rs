@@ -12,6 +12,7 @@ mod clients;
 mod data_path;
 mod errors;
 mod gateways;
+mod generation;
 mod malformed;
 mod mesh;
 mod nim;

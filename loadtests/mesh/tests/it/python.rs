@@ -7,7 +7,7 @@ use schemas::policy::{CreateKey, RequestLimit};
 use serde_json::Value;
 use tokio::process::Command;
 
-use crate::mesh::worker::{MINILM, WorkerSpec, repository};
+use crate::mesh::worker::{MINILM, TRANSLATOR, WorkerSpec, repository};
 use crate::mesh::{DEADLINE, Mesh, MeshOptions, ordinary};
 
 /// The Python with the tests' packages.
@@ -117,5 +117,23 @@ async fn the_stock_openai_client_needs_only_base_url_and_key() {
     // 100 in one call, 100 calls, two single ones and the limited tenant's one.
     let books = mesh.books("t").await;
     assert!(books.usage.requests >= 101, "{:?}", books.usage);
+    mesh.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_stock_openai_client_writes_text() {
+    let mesh = Mesh::start(MeshOptions {
+        workers: vec![WorkerSpec::translator(), WorkerSpec::minilm()],
+        ..MeshOptions::default()
+    })
+    .await;
+    let key = mesh.key("t").await;
+    let base_url = format!("http://{}/v1", mesh.gateways[0].address);
+    let script = repository().join("loadtests/mesh/tests/python/openai_chat.py");
+    let output = run(script, &[&base_url, TRANSLATOR, MINILM, &key], &[]).await;
+    assert!(
+        output.ends_with("the OpenAI client is content with the text\n"),
+        "{output}"
+    );
     mesh.finish().await;
 }

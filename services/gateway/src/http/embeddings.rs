@@ -3,24 +3,18 @@
 use std::sync::Arc;
 
 use axum::extract::{Request, State};
-use axum::http::{HeaderName, HeaderValue, header};
 use axum::response::{IntoResponse, Response};
-use schemas::error::{ErrorCode, Failure};
-use schemas::fleet::ModelCard;
+use schemas::error::Failure;
 use schemas::http::EmbeddingsRequest;
-use schemas::policy::{Grant, Scope};
-use schemas::work::InputType;
 
 use super::error::HttpError;
-use super::{body, finish};
+use super::{body, finish, model};
 use crate::Gateway;
 use crate::call::Call;
-use crate::catalog::Lookup;
 use crate::permits::LimitState;
 use crate::plan;
 
 const ROUTE: &str = "embeddings";
-const CACHE: HeaderName = HeaderName::from_static("x-portalis-cache");
 
 /// Answers a request for embeddings.
 pub(super) async fn create(State(gateway): State<Arc<Gateway>>, request: Request) -> Response {
@@ -55,12 +49,12 @@ pub(super) async fn create(State(gateway): State<Arc<Gateway>>, request: Request
     if let Some(state) = &limit {
         finish::limits(response.headers_mut(), state);
     }
-    finish::close(&gateway, ROUTE, &call, &response);
+    finish::close(&gateway, ROUTE, &call, response.status().as_u16());
     response
 }
 
 async fn embed(
-    gateway: &Gateway,
+    gateway: &Arc<Gateway>,
     call: &Call,
     request: Request,
     limit: &mut Option<LimitState>,
@@ -74,42 +68,15 @@ async fn embed(
     let config = &gateway.config.http;
     let bytes = body::read(&parts.headers, body, config.body_limit_bytes, gateway.read_timeout).await?;
     let request: EmbeddingsRequest = body::parse(&bytes)?;
-    let (card, side) = find_model(gateway, &request.model, &caller.grant)?;
+    let format = request.encoding_format.unwrap_or_default();
+    let (card, side) = model::find(gateway, plan::model_candidates(&request.model), &caller.grant)?;
     let plan = plan::embeddings(request, side, &card, &caller.grant.tenant)?;
-    let format = plan.format;
     let (answer, source) = gateway.answer(plan, call, &card, &caller.grant).await?;
     gateway.metrics.cache.with_label_values(&[source.label()]).inc();
     if source.is_free() {
-        gateway
-            .cached_usage
-            .note(&caller.grant.tenant, &caller.grant.kid, &card.name, answer.input_tokens);
+        gateway.cached_usage.note(&caller.grant, &answer);
     }
-    let headers = [
-        (header::CONTENT_TYPE, HeaderValue::from_static("application/json")),
-        (CACHE, HeaderValue::from_static(source.header())),
-    ];
-    Ok((headers, answer.body(format)).into_response())
-}
-
-/// The model a client means, if its key may use it.
-fn find_model(gateway: &Gateway, name: &str, grant: &Grant) -> Result<(Arc<ModelCard>, Option<InputType>), Failure> {
-    if !grant.scopes.contains(&Scope::Inference) {
-        return Err(Failure::new(ErrorCode::Forbidden, "this key may not use models"));
-    }
-    let now_us = gateway.clock.monotonic_us();
-    for (candidate, side) in plan::model_candidates(name) {
-        let found = gateway.catalog.find(candidate, now_us);
-        if found != Lookup::Unknown && !grant.allows_model(candidate) {
-            let message = format!("this key may not use model '{candidate}'");
-            return Err(Failure::new(ErrorCode::Forbidden, message).param("model"));
-        }
-        match found {
-            Lookup::Unknown => {}
-            Lookup::NoWorker => return Err(crate::rescue::no_worker(candidate)),
-            Lookup::Served(card) => return Ok((card, side)),
-        }
-    }
-    let shown: String = name.chars().take(128).collect();
-    let message = format!("model '{shown}' does not exist; GET /v1/models lists those of this key");
-    Err(Failure::new(ErrorCode::ModelNotFound, message).param("model"))
+    let embeddings = answer.embeddings().ok_or_else(finish::wrong_answer)?;
+    let headers = finish::json_headers(source);
+    Ok((headers, embeddings.body(format)).into_response())
 }

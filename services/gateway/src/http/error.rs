@@ -5,7 +5,7 @@ use axum::Json;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use schemas::error::{ErrorCode, Failure};
-use schemas::http::{ErrorBody, ErrorObject};
+use schemas::http::{ErrorBody, ErrorObject, StreamErrorBody, StreamErrorObject};
 
 /// Wait that is named when a retryable failure does not name one, in milliseconds.
 const DEFAULT_RETRY_AFTER_MS: u64 = 1_000;
@@ -47,6 +47,21 @@ pub fn status(code: ErrorCode) -> StatusCode {
 /// Whether a client should hear when to come back.
 fn names_wait(status: StatusCode) -> bool {
     status == StatusCode::TOO_MANY_REQUESTS || status == StatusCode::SERVICE_UNAVAILABLE
+}
+
+/// A failure in the middle of a stream, where there is no status any more: readable by clients that look for an error
+/// object and by those that look for any `error`.
+#[must_use]
+pub fn in_stream(failure: Failure) -> StreamErrorBody {
+    StreamErrorBody {
+        error: StreamErrorObject {
+            object: "error".to_owned(),
+            message: failure.message,
+            kind: failure.code.help().kind.to_owned(),
+            param: failure.param,
+            code: Some(failure.code.as_str().to_owned()),
+        },
+    }
 }
 
 impl IntoResponse for HttpError {

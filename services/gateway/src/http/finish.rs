@@ -1,13 +1,17 @@
 //! The end of every answer. Input: a response and what is known of the call. Output: common headers, metrics, one log line.
 
-use axum::http::{HeaderMap, HeaderName, HeaderValue};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
 use axum::response::Response;
+use schemas::error::{ErrorCode, Failure};
 use schemas::ids::RequestId;
 
 use crate::Gateway;
 use crate::call::Call;
+use crate::lookup::Source;
 use crate::permits::LimitState;
 
+/// Where an answer came from.
+pub(super) const CACHE: HeaderName = HeaderName::from_static("x-portalis-cache");
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const LIMIT: HeaderName = HeaderName::from_static("x-ratelimit-limit-requests");
 const REMAINING: HeaderName = HeaderName::from_static("x-ratelimit-remaining-requests");
@@ -50,10 +54,22 @@ fn duration_text(milliseconds: u64) -> String {
     }
 }
 
+/// Headers of an answer in JSON.
+pub(super) fn json_headers(source: Source) -> [(HeaderName, HeaderValue); 2] {
+    [
+        (header::CONTENT_TYPE, HeaderValue::from_static("application/json")),
+        (CACHE, HeaderValue::from_static(source.header())),
+    ]
+}
+
+/// The failure when an answer is not of the kind that was asked for, which its flight has made sure of.
+pub(super) fn wrong_answer() -> Failure {
+    Failure::new(ErrorCode::Internal, "the answer is of another kind than was asked for")
+}
+
 /// Counts and logs a call that is over.
-pub(super) fn close(gateway: &Gateway, route: &'static str, call: &Call, response: &Response) {
-    let status = response.status();
-    let class = match status.as_u16() / 100 {
+pub(super) fn close(gateway: &Gateway, route: &'static str, call: &Call, status: u16) {
+    let class = match status / 100 {
         2 => "2xx",
         4 => "4xx",
         _ => "5xx",
@@ -69,7 +85,7 @@ pub(super) fn close(gateway: &Gateway, route: &'static str, call: &Call, respons
         request_id = %call.request_id,
         trace_id = call.trace.trace_id_hex(),
         route,
-        status = status.as_u16(),
+        status,
         took_us,
         "request answered"
     );

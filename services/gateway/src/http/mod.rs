@@ -1,12 +1,19 @@
 //! Routes. Input: an HTTP request. Output: the handler that answers it; everything else gets the same error envelope.
 
 pub mod body;
+mod chat;
+mod completions;
 mod embeddings;
 pub mod error;
 mod finish;
+mod form;
+mod generate;
+mod logprobs;
+mod model;
 mod models;
 pub mod render;
 mod service;
+mod sse;
 mod usage;
 
 use std::sync::Arc;
@@ -39,6 +46,11 @@ pub fn router(gateway: Arc<Gateway>) -> Router {
     // Work stamps itself: its id is known in the logs of every hop.
     Router::new()
         .route("/v1/embeddings", post(embeddings::create).fallback(method_not_allowed))
+        .route("/v1/chat/completions", post(chat::create).fallback(method_not_allowed))
+        .route(
+            "/v1/completions",
+            post(completions::create).fallback(method_not_allowed),
+        )
         .merge(service)
         .with_state(gateway)
 }

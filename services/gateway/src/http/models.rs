@@ -54,7 +54,7 @@ fn object(card: &ModelCard) -> ModelObject {
         created: card.created_s,
         owned_by: "portalis".to_owned(),
         root: card.name.clone(),
-        max_model_len: card.max_tokens,
+        max_model_len: card.max_tokens.max(card.max_context),
         dimensions: card.dimensions,
     }
 }

@@ -8,7 +8,7 @@ use engine::TokenIds;
 use schemas::error::{ErrorCode, Failure};
 use schemas::reply::{Accepted, Frame};
 use schemas::wire;
-use schemas::work::{Cancel, EmbedInput, Truncate};
+use schemas::work::{Cancel, EmbedInput, EmbedTask, Truncate};
 use tokio::time::Instant;
 
 use super::{Tokenized, Worker};
@@ -27,19 +27,23 @@ type Untokenized = (u64, Vec<EmbedInput>, Truncate);
 impl Worker {
     /// Asks for as much as can start soon.
     pub(super) async fn refill(&mut self, puller: &mut Puller) {
-        if self.parts.hands.waiting_tokens() >= self.parts.config.queue.max_waiting_tokens
-            || Instant::now() < self.pull_after
+        if self.hands.waiting_tokens() >= self.parts.config.queue.max_waiting_tokens || Instant::now() < self.pull_after
         {
             return;
         }
-        let mut load = self.parts.hands.lane_load();
+        let mut load = self.hands.lane_load();
         for (lane, consumer) in load.iter_mut().zip(&self.parts.consumers) {
             lane.outstanding = u32::try_from(puller.outstanding(consumer)).unwrap_or(u32::MAX);
         }
         let queue = &self.parts.config.queue;
         let expires = Duration::from_millis(queue.pull_expires_ms);
         let heartbeat = Duration::from_millis(queue.pull_heartbeat_ms);
-        for (consumer, pull) in self.parts.consumers.iter().zip(credits::next_pulls(queue.slots, load)) {
+        for (consumer, pull) in self
+            .parts
+            .consumers
+            .iter()
+            .zip(credits::next_pulls(self.parts.slots, load))
+        {
             if pull == 0 {
                 continue;
             }
@@ -85,17 +89,20 @@ impl Worker {
                 self.parts.metrics.redelivered.inc();
             }
             match admit::admit(&job, &self.parts.config.model.name, &self.parts.verifier, now_ms).await {
-                Ok(request) if self.parts.cancelled.contains_key(&request.request_id) => {
+                Ok((request, _)) if self.parts.cancelled.contains_key(&request.request_id) => {
                     self.parts.desk.drop_cancelled(Held::new(job, request));
                 }
-                Ok(request) => admitted.push(self.take(job, request)),
+                Ok((request, task)) => match admit::embedding(task, &self.parts.config.model.name) {
+                    Ok(task) => admitted.push(self.take(job, request, task)),
+                    Err(refusal) => self.refuse(job, refusal).await,
+                },
                 Err(refusal) => self.refuse(job, refusal).await,
             }
         }
         if admitted.is_empty() {
             return;
         }
-        if self.parts.device.is_instant() {
+        if self.device.is_instant() {
             let results = admitted.into_iter().map(|request| self.tokenize_now(request)).collect();
             self.on_tokenized(results).await;
         } else {
@@ -106,11 +113,9 @@ impl Worker {
     }
 
     /// Takes a request into hand; gives what tokenization needs of it.
-    fn take(&mut self, job: Job, request: Request) -> Untokenized {
+    fn take(&mut self, job: Job, request: Request, task: EmbedTask) -> Untokenized {
         let mut held = Held::new(job, request);
-        let inputs = std::mem::take(&mut held.request.inputs);
-        let truncate = held.request.truncate;
-        if !self.parts.device.is_instant() {
+        if !self.device.is_instant() {
             let accepted = Accepted {
                 worker: self.parts.context.instance.clone(),
                 ack_subject: held.job.ack_subject().to_owned(),
@@ -118,15 +123,15 @@ impl Worker {
             let frame = held.frame(Frame::Accepted(accepted));
             self.parts.desk.outbox.push(&held.request.reply, frame);
         }
-        (self.parts.hands.take(held), inputs, truncate)
+        (self.hands.take(held), task.inputs, task.truncate)
     }
 
     fn tokenize_now(&self, (key, inputs, truncate): Untokenized) -> (u64, Result<Vec<TokenIds>, Failure>) {
-        (key, admit::tokenize(self.parts.device.model(), &inputs, truncate))
+        (key, admit::tokenize(self.device.model(), &inputs, truncate))
     }
 
     fn tokenize_beside(&self, requests: Vec<Untokenized>) {
-        let model = self.parts.device.model().clone();
+        let model = self.device.model().clone();
         let keys: Vec<u64> = requests.iter().map(|(key, ..)| *key).collect();
         let task = tokio::task::spawn_blocking(move || {
             let one = |(key, inputs, truncate): Untokenized| (key, admit::tokenize(&model, &inputs, truncate));
@@ -142,15 +147,11 @@ impl Worker {
     }
 
     async fn refuse(&mut self, job: Job, refusal: Refusal) {
-        match refusal {
-            Refusal::Expired => self.parts.desk.expire(job),
-            Refusal::Malformed(failure) => {
-                self.parts.metrics.malformed.with_label_values(&["work"]).inc();
-                self.parts.desk.bury(&self.parts.bus, job, failure).await;
-            }
-            Refusal::Unauthorized(failure) => self.parts.desk.reject(job, failure, "unauthorized"),
-            Refusal::Invalid(failure) => self.parts.desk.reject(job, failure, "failed"),
-        }
+        let malformed = self.parts.metrics.malformed.with_label_values(&["work"]);
+        self.parts
+            .desk
+            .refuse(&self.parts.bus, (job, refusal), &malformed)
+            .await;
     }
 
     pub(super) async fn on_tokenized(&mut self, results: Tokenized) {
@@ -158,14 +159,14 @@ impl Worker {
         for (key, result) in results {
             match result {
                 Ok(tokens) => {
-                    if !self.parts.hands.on_tokens(key, tokens, now_us)
-                        && let Some(held) = self.parts.hands.remove(key)
+                    if !self.hands.on_tokens(key, tokens, now_us)
+                        && let Some(held) = self.hands.remove(key)
                     {
                         self.parts.desk.give_back(held);
                     }
                 }
                 Err(failure) => {
-                    if let Some(held) = self.parts.hands.remove(key) {
+                    if let Some(held) = self.hands.remove(key) {
                         self.parts.desk.fail(held, failure);
                     }
                 }
@@ -185,7 +186,7 @@ impl Worker {
         for request_id in &cancel.request_ids {
             // It may be on its way to this worker; it is not begun then.
             self.parts.cancelled.insert(*request_id, ());
-            if let Some(held) = self.parts.hands.cancel(request_id, self.running.is_some()) {
+            if let Some(held) = self.hands.cancel(request_id, self.running.is_some()) {
                 self.parts.desk.drop_cancelled(held);
             }
         }

@@ -9,14 +9,9 @@ use tokio::time::Instant;
 use super::Worker;
 use crate::compute::Computed;
 use crate::hands::Batch;
-use crate::publish;
 
 /// Time between two looks for passed deadlines; clients are told by their gateway, here only work is saved.
 const EXPIRE_EVERY: Duration = Duration::from_millis(50);
-/// Longest time a finished request waits to be billed with others; answers do not wait for it.
-const SETTLE_TOGETHER: Duration = Duration::from_millis(5);
-/// Finished requests that are billed at once without waiting for more.
-const SETTLE_AT_ONCE: usize = 256;
 
 impl Worker {
     pub(super) async fn on_computed(&mut self, computed: Computed) {
@@ -27,7 +22,7 @@ impl Worker {
 
     async fn finish(&mut self, computed: Computed, tokens: Option<Vec<TokenIds>>) {
         self.parts.desk.count_batch(&computed);
-        let finished = self.parts.hands.on_computed(computed, tokens);
+        let finished = self.hands.on_computed(computed, tokens);
         for held in finished.done {
             self.parts.desk.answer(held);
         }
@@ -44,7 +39,7 @@ impl Worker {
         let mut due = None;
         self.expire();
         while self.running.is_none() && !self.must_settle_first() {
-            match self.parts.hands.next_batch(self.parts.context.clock.monotonic_us()) {
+            match self.hands.next_batch(self.parts.context.clock.monotonic_us()) {
                 Ok(batch) if batch.items.is_empty() => {}
                 Ok(batch) => self.start(batch).await,
                 Err(at_us) => {
@@ -54,45 +49,24 @@ impl Worker {
             }
         }
         self.parts.desk.outbox.send(&self.parts.bus).await;
-        due = earlier(due, self.settle());
-        self.parts
-            .stats
-            .note(self.parts.hands.count(), self.parts.hands.waiting_tokens());
+        let is_urgent = self.hands.next_is_alone();
+        due = earlier(due, self.settler.settle(&mut self.parts.desk.settlement, is_urgent));
+        self.parts.stats.note(self.hands.count(), self.hands.waiting_tokens());
         self.parts
             .metrics
             .in_hand
-            .set(i64::try_from(self.parts.hands.count()).unwrap_or(i64::MAX));
+            .set(i64::try_from(self.hands.count()).unwrap_or(i64::MAX));
         self.parts
             .metrics
             .waiting_tokens
-            .set(i64::try_from(self.parts.hands.waiting_tokens()).unwrap_or(i64::MAX));
+            .set(i64::try_from(self.hands.waiting_tokens()).unwrap_or(i64::MAX));
         due
-    }
-
-    /// Hands what is finished over to be billed and settled, several steps together: their cost events share a message, and
-    /// the client has its answer already. Gives the time at which it is due when it waits for more.
-    fn settle(&mut self) -> Option<Instant> {
-        let waiting = &self.parts.desk.settlement;
-        if waiting.is_empty() {
-            return None;
-        }
-        let due = *self.settle_at.get_or_insert_with(|| Instant::now() + SETTLE_TOGETHER);
-        let is_urgent = self.parts.context.shutdown.is_stopping() || self.parts.hands.next_is_alone();
-        if !is_urgent && waiting.jobs.len() < SETTLE_AT_ONCE && Instant::now() < due {
-            return Some(due);
-        }
-        self.settle_at = None;
-        let settlement = std::mem::take(&mut self.parts.desk.settlement);
-        let give_up = self.parts.context.shutdown.hard().clone();
-        let settled = publish::settle(self.parts.bus.clone(), settlement, self.parts.metrics.clone(), give_up);
-        self.settling.push(Box::pin(settled));
-        None
     }
 
     /// Before a suspect is begun, what is finished leaves the process: if the suspect kills it, nobody else comes again.
     fn must_settle_first(&self) -> bool {
-        let unsettled = !self.settling.is_empty() || !self.parts.desk.settlement.is_empty();
-        unsettled && self.parts.hands.next_is_alone()
+        let unsettled = !self.settler.is_empty() || !self.parts.desk.settlement.is_empty();
+        unsettled && self.hands.next_is_alone()
     }
 
     fn instant(&self, at_us: u64) -> Instant {
@@ -104,8 +78,8 @@ impl Worker {
             return;
         }
         self.expire_at = Instant::now() + EXPIRE_EVERY;
-        for key in self.parts.hands.expired(self.parts.context.clock.now_unix_ms()) {
-            if let Some(held) = self.parts.hands.remove(key) {
+        for key in self.hands.expired(self.parts.context.clock.now_unix_ms()) {
+            if let Some(held) = self.hands.remove(key) {
                 self.parts.desk.expire_held(held);
             }
         }
@@ -114,21 +88,21 @@ impl Worker {
     async fn start(&mut self, batch: Batch) {
         let now_ms = self.parts.context.clock.now_unix_ms();
         for item in &batch.items {
-            if let Some(held) = self.parts.hands.get_mut(item.key) {
+            if let Some(held) = self.hands.get_mut(item.key) {
                 held.on_started(now_ms);
             }
         }
-        if self.parts.device.is_instant() {
-            let computed = self.parts.device.compute_now(batch.items, &batch.tokens);
+        if self.device.is_instant() {
+            let computed = self.device.compute_now(batch.items, &batch.tokens);
             self.finish(computed, Some(batch.tokens)).await;
         } else {
-            self.running = Some(self.parts.device.compute(batch.items, batch.tokens.clone()));
+            self.running = Some(self.device.compute(batch.items, batch.tokens.clone()));
             self.running_tokens = Some(batch.tokens);
         }
     }
 
     pub(super) async fn sign_of_life(&mut self) {
-        let hands = &self.parts.hands;
+        let hands = &self.hands;
         for held in hands.iter() {
             if let Err(error) = held.job.in_progress().await {
                 tracing::debug!(%error, "no sign of life sent");
@@ -138,7 +112,7 @@ impl Worker {
     }
 }
 
-fn earlier(one: Option<Instant>, other: Option<Instant>) -> Option<Instant> {
+pub(crate) fn earlier(one: Option<Instant>, other: Option<Instant>) -> Option<Instant> {
     match (one, other) {
         (Some(one), Some(other)) => Some(one.min(other)),
         (one, other) => one.or(other),

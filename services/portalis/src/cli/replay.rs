@@ -102,7 +102,7 @@ async fn answer(mut answers: Subscription, format: Format, wait: Duration) -> an
         match frame.frame {
             Frame::Done(_) => return Ok(Ok(())),
             Frame::Failed(failure) => return Ok(Err(failure)),
-            Frame::Accepted(_) | Frame::Part(_) => {}
+            Frame::Accepted(_) | Frame::Part(_) | Frame::Text(_) => {}
         }
     }
 }

@@ -72,7 +72,24 @@ impl Ready<'_> {
              metrics   {ops_url}/metrics\n  \
              logs      {logs}\n\n\
              Try it:\n\n  \
-             curl {base_url}/embeddings -H 'Authorization: Bearer {api_key}' -H 'Content-Type: application/json' -d '{body}'\n\n"
+             curl {base_url}/embeddings -H 'Authorization: Bearer {api_key}' -H 'Content-Type: application/json' -d '{body}'\n\n{}",
+            self.translation()
+        )
+    }
+
+    /// A line that translates a function, when the model for it is served.
+    fn translation(&self) -> String {
+        if !self.models.contains(&super::plan::TRANSLATOR) {
+            return String::new();
+        }
+        let Self { base_url, api_key, .. } = self;
+        let body = serde_json::json!({
+            "model": super::plan::TRANSLATOR,
+            "temperature": 0,
+            "messages": [{ "role": "user", "content": "def add(a: int, b: int) -> int:\n    return a + b" }],
+        });
+        format!(
+            "  curl {base_url}/chat/completions -H 'Authorization: Bearer {api_key}' -H 'Content-Type: application/json' -d '{body}'\n\n"
         )
     }
 }

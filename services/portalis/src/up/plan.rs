@@ -11,8 +11,10 @@ use schemas::ids::model_slug;
 use super::data_dir::DataDir;
 use crate::args::{ModelArg, UpArgs};
 
-/// Name and folder of the model that `make up` installs.
-const DEFAULT_MODEL: &str = "all-minilm-l6-v2";
+/// Names and folders of the models that `make up` installs: one embeds, one translates Python to Rust.
+const DEFAULT_MODELS: [&str; 2] = ["all-minilm-l6-v2", TRANSLATOR];
+/// The one that translates.
+pub(super) const TRANSLATOR: &str = "nano-translator";
 /// Most models of one local mesh; each is at least one process.
 const MAX_MODELS: usize = 64;
 /// Files without which a folder is no model.
@@ -79,13 +81,15 @@ impl Plan {
 fn models(args: &UpArgs, data: &DataDir) -> anyhow::Result<Vec<ModelPlan>> {
     let mut models = Vec::new();
     if args.models.is_empty() && !args.no_default_model {
-        let path = data.installed("models").join(DEFAULT_MODEL);
-        ensure!(
-            path.is_dir(),
-            "no model in {}: install it with `make setup`, or name another with --model NAME=PATH",
-            path.display()
-        );
-        models.push(real_model(DEFAULT_MODEL, &path)?);
+        for name in DEFAULT_MODELS {
+            let path = data.installed("models").join(name);
+            ensure!(
+                path.is_dir(),
+                "no model in {}: install it with `make setup`, or name another with --model NAME=PATH",
+                path.display()
+            );
+            models.push(real_model(name, &path)?);
+        }
     }
     for ModelArg { name, path } in &args.models {
         models.push(real_model(name, path)?);
@@ -173,10 +177,12 @@ mod tests {
     /// A data folder, a model in it, and a file that stands for the worker program.
     fn home() -> (tempfile::TempDir, DataDir, String) {
         let root = tempfile::tempdir().unwrap();
-        let model = root.path().join("models").join(DEFAULT_MODEL);
-        std::fs::create_dir_all(&model).unwrap();
-        for file in MODEL_FILES {
-            std::fs::write(model.join(file), "{}").unwrap();
+        for name in DEFAULT_MODELS {
+            let model = root.path().join("models").join(name);
+            std::fs::create_dir_all(&model).unwrap();
+            for file in MODEL_FILES {
+                std::fs::write(model.join(file), "{}").unwrap();
+            }
         }
         let worker = root.path().join("worker");
         std::fs::write(&worker, "").unwrap();
@@ -186,22 +192,19 @@ mod tests {
     }
 
     #[test]
-    fn the_default_is_one_worker_of_the_installed_model() {
+    fn the_default_is_one_worker_of_each_installed_model() {
         let (_root, data, rest) = home();
         let plan = Plan::new(&args(&format!("up {rest}")), &data).unwrap();
-        assert_eq!(plan.models.len(), 1);
-        assert_eq!(
-            (plan.models[0].name.as_str(), plan.min_workers, plan.threads),
-            (DEFAULT_MODEL, 1, 0)
-        );
+        assert_eq!((plan.min_workers, plan.threads), (1, 0));
         assert!(plan.max_workers >= 1 && plan.http.port() > 0);
         let names = |line: &str| {
             let plan = Plan::new(&args(&format!("up {rest} {line}")), &data).unwrap();
             plan.models.into_iter().map(|model| model.name).collect::<Vec<_>>()
         };
-        assert_eq!(names("--echo echo"), [DEFAULT_MODEL, "echo"]);
+        assert_eq!(names(""), DEFAULT_MODELS);
+        assert_eq!(names("--echo echo"), [&DEFAULT_MODELS[..], &["echo"]].concat());
         assert_eq!(names("--echo echo --no-default-model"), ["echo"]);
-        let path = data.installed("models").join(DEFAULT_MODEL);
+        let path = data.installed("models").join(DEFAULT_MODELS[0]);
         assert_eq!(names(&format!("--model a={}", path.display())), ["a"]);
     }
 

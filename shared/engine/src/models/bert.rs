@@ -6,8 +6,7 @@ use std::borrow::Cow;
 
 use kernels::attention::{Heads, attention};
 use kernels::embedding::{EmbeddingTables, embed};
-use kernels::gemm::{Epilogue, PackedWeights, Storage, gemm};
-use kernels::gemm_i8::{PackedWeightsI8, gemm_i8};
+use kernels::gemm::Epilogue;
 use kernels::layernorm::{LayerNorm, layernorm};
 use kernels::pool::{PoolOptions, pool};
 use kernels::{CpuExec, ShapeError};
@@ -15,23 +14,9 @@ use kernels::{CpuExec, ShapeError};
 use crate::backend::Precision;
 use crate::error::LoadError;
 use crate::model_files::{BertConfig, Description};
+use crate::models::grown;
+use crate::models::linear::Linear;
 use crate::weights::Weights;
-
-/// A product with weights in one of the storage types.
-#[derive(Debug)]
-enum Linear {
-    Float(PackedWeights),
-    Int8(PackedWeightsI8),
-}
-
-impl Linear {
-    fn run(&self, exec: &mut CpuExec, a: &[f32], epilogue: Epilogue<'_>, out: &mut [f32]) -> Result<(), ShapeError> {
-        match self {
-            Self::Float(weights) => gemm(exec, a, weights, epilogue, out),
-            Self::Int8(weights) => gemm_i8(exec, a, weights, epilogue, out),
-        }
-    }
-}
 
 #[derive(Debug)]
 struct Layer {
@@ -121,14 +106,6 @@ impl Bert {
     }
 }
 
-/// The first `len` elements, after growing when there are fewer.
-fn grown(buffer: &mut Vec<f32>, len: usize) -> &mut [f32] {
-    if buffer.len() < len {
-        buffer.resize(len, 0.0);
-    }
-    &mut buffer[..len]
-}
-
 /// Reads tensors by their names in the checkpoint.
 struct Loader<'a> {
     exec: &'a mut CpuExec,
@@ -215,12 +192,7 @@ impl<'a> Loader<'a> {
                 weight.to_mut().extend_from_slice(&part);
             }
         }
-        let exec = &mut *self.exec;
-        let packed = match self.precision {
-            Precision::F32 => PackedWeights::pack(exec, &weight, &bias, depth, Storage::F32).map(Linear::Float),
-            Precision::Bf16 => PackedWeights::pack(exec, &weight, &bias, depth, Storage::Bf16).map(Linear::Float),
-            Precision::Int8 => PackedWeightsI8::pack(exec, &weight, &bias, depth).map(Linear::Int8),
-        };
+        let packed = Linear::pack(self.exec, (&weight, &bias), depth, self.precision);
         packed.map_err(|source| self.shape(source))
     }
 }

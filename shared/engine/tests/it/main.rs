@@ -1,7 +1,11 @@
-//! The engine against sentence-transformers and against broken files; input: the model that `make test` installs and the committed fixture.
+//! The engine against sentence-transformers and transformers, and against broken files; input: the models that `make test` installs and that are
+//! committed, and the fixtures.
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests fail loudly, as tests do")]
 
+mod decoders;
 mod fixture;
 mod load;
 mod model;
+mod nano;
+mod sequences;

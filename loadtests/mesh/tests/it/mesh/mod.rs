@@ -4,6 +4,7 @@
 pub(crate) mod books;
 pub(crate) mod http;
 pub(crate) mod load;
+pub(crate) mod stream;
 pub(crate) mod worker;
 
 use std::collections::{HashMap, HashSet};

@@ -17,6 +17,9 @@ pub(crate) const ECHO: &str = "echo";
 /// Name under which tests serve the real model.
 pub(crate) const MINILM: &str = "all-minilm-l6-v2";
 
+/// Name under which tests serve the small model that translates.
+pub(crate) const TRANSLATOR: &str = "nano-translator";
+
 /// What a worker is told.
 #[derive(Debug, Clone)]
 pub(crate) struct WorkerSpec {
@@ -36,6 +39,16 @@ impl WorkerSpec {
         Self {
             model: model.to_owned(),
             settings: first.into_iter().chain(rest).collect(),
+        }
+    }
+
+    /// A worker with the small model that translates Python to Rust.
+    pub(crate) fn translator() -> Self {
+        let path = format!("model.path={}", repository().join("models").join(TRANSLATOR).display());
+        let settings = [format!("model.name={TRANSLATOR}"), path, "model.threads=1".to_owned()];
+        Self {
+            model: TRANSLATOR.to_owned(),
+            settings: settings.into(),
         }
     }
 
