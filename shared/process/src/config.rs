@@ -38,7 +38,7 @@ pub struct ProcessConfig {
     pub log_format: LogFormat,
     /// Time from the soft to the hard stop in milliseconds.
     pub drain_ms: u64,
-    /// Threads for asynchronous work; 0 is half the cores, at least one.
+    /// Threads for asynchronous work; 0 is one per core.
     pub worker_threads: usize,
 }
 

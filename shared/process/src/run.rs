@@ -79,8 +79,11 @@ fn start<S: Service>(args: &Args) -> anyhow::Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     telemetry::init(&loaded.process.log, loaded.process.log_format)?;
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(worker_threads(loaded.process.worker_threads))
+    let mut builder = tokio::runtime::Builder::new_multi_thread();
+    if loaded.process.worker_threads > 0 {
+        builder.worker_threads(loaded.process.worker_threads);
+    }
+    let runtime = builder
         .enable_all()
         .build()
         .context("cannot start the asynchronous runtime")?;
@@ -93,15 +96,6 @@ fn start<S: Service>(args: &Args) -> anyhow::Result<ExitCode> {
             ExitCode::FAILURE
         }
     })
-}
-
-/// Threads of the runtime. Half the cores where nobody says: a request passes through the broker and other services, which
-/// need the rest, and threads that outnumber the cores wake each other for nothing (11 % of the mesh's CPU on two cores).
-fn worker_threads(configured: usize) -> usize {
-    match configured {
-        0 => std::thread::available_parallelism().map_or(1, |cores| (cores.get() / 2).max(1)),
-        threads => threads,
-    }
 }
 
 /// Puts the service between its signals and its ops server, and takes both down after it.
