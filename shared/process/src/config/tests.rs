@@ -111,7 +111,7 @@ fn each_layer_covers_the_one_below() {
             log: "info".into(),
             log_format: LogFormat::Json,
             drain_ms: 1,
-            worker_threads: 0,
+            worker_threads: 1,
         }
     );
     let limits = Limits {
