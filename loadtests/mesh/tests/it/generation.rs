@@ -96,15 +96,16 @@ async fn functions_are_translated_streamed_and_not_and_charged_once() {
     for field in ["prompt_tokens", "completion_tokens", "total_tokens"] {
         assert_eq!(last["usage"][field], answers[0]["usage"][field]);
     }
-    let cached = last["usage"]["prompt_tokens_details"]["cached_tokens"].as_u64().unwrap();
+    let cached = last["usage"]["prompt_tokens_details"]["cached_tokens"]
+        .as_u64()
+        .unwrap();
     assert!(cached > 0, "the same prompt was computed a moment ago");
 
     let again = client.send(chat(&pairs[0].python, json!({}))).await.ok();
     assert_eq!(again.cache(), "hit", "a greedy answer is kept");
     assert_eq!(content(&again.json()), content(&answers[0]));
 
-    let prompt =
-        json!({ "model": TRANSLATOR, "prompt": "def add(a: int", "max_tokens": 6, "temperature": 0, "ignore_eos": true });
+    let prompt = json!({ "model": TRANSLATOR, "prompt": "def add(a: int", "max_tokens": 6, "temperature": 0, "ignore_eos": true });
     let completion = client.send(Request::post("/v1/completions", prompt.to_string())).await;
     ids.insert(completion.request_id());
     let completion = completion.ok().json();
