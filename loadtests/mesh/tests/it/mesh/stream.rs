@@ -87,7 +87,10 @@ impl Stream {
     async fn read(&mut self) -> bool {
         let mut bytes = [0; 16 * 1024];
         let read = tokio::time::timeout(DEADLINE, self.connection.read(&mut bytes));
-        let count = read.await.expect("the stream fell silent").unwrap_or(0);
+        let count = read
+            .await
+            .unwrap_or_else(|_| panic!("the stream fell silent"))
+            .unwrap_or(0);
         self.unread.extend_from_slice(&bytes[..count]);
         count > 0
     }
