@@ -19,7 +19,7 @@ use tokio::time::{Instant, MissedTickBehavior};
 
 use crate::compute::{Computed, Device, Running};
 use crate::hands::{Hands, LANES};
-use crate::parts::Parts;
+use crate::parts::{self, Parts};
 use crate::settle::Settler;
 
 /// Signs of life for work in hand: four within the queue's ack wait.
@@ -88,7 +88,7 @@ impl Worker {
             if !draining {
                 self.refill(&mut puller).await;
             } else if self.is_empty() && puller.outstanding_total() == 0 {
-                return self.give_all_back().await;
+                return parts::give_back(self.returned).await;
             }
             let event = self
                 .next_event(&mut puller, &mut cancels, (&mut progress, due, draining))
@@ -98,7 +98,7 @@ impl Worker {
                 Event::Computed(computed) => self.on_computed(computed).await,
                 Event::Tokenized(results) => self.on_tokenized(results).await,
                 Event::Cancel(message) => self.on_cancel(&message).await,
-                Event::Progress => self.sign_of_life().await,
+                Event::Progress => parts::sign_of_life(self.hands.iter().map(|held| &held.job)).await,
                 Event::Settled | Event::Due => {}
                 Event::Drain => {
                     draining = true;
@@ -107,14 +107,6 @@ impl Worker {
                 Event::Closed => return,
             }
             due = self.step().await;
-        }
-    }
-
-    async fn give_all_back(&mut self) {
-        for job in self.returned.drain(..) {
-            if let Err(error) = job.nak(None).await {
-                tracing::debug!(%error, "work not given back, the queue's own wait will do it");
-            }
         }
     }
 

@@ -1,15 +1,11 @@
 //! The way into the writer's hands. Input: the queue's messages and cancellations. Output: requests in hand, their prompts
 //! being made; what cannot be taken is refused, what nobody wants any more is given up.
 
-use std::sync::Arc;
-use std::time::Duration;
-
-use bus::{EndReason, Job, Message, PullEvent, Puller};
+use bus::{Job, Message, PullEvent, Puller};
 use schemas::error::{ErrorCode, Failure};
 use schemas::generate::GenerateTask;
 use schemas::reply::{Accepted, Frame};
-use schemas::wire;
-use schemas::work::Cancel;
+use std::sync::Arc;
 use tokio::time::Instant;
 
 use super::prepare::{self, Origin};
@@ -19,9 +15,7 @@ use super::writing::{Ending, Writing};
 use crate::admit;
 use crate::credits::{self, LaneLoad};
 use crate::job::Request;
-
-/// Pause before pulling again from a queue that is not there: it is being made anew after a restart of the broker.
-const NO_QUEUE_PAUSE: Duration = Duration::from_millis(100);
+use crate::parts::Parts;
 
 impl Writer {
     /// Asks for as much as can start soon: what waits here could run on another worker.
@@ -29,23 +23,12 @@ impl Writer {
         if Instant::now() < self.pull_after {
             return;
         }
-        let mut load = self.lanes.map(|held| LaneLoad { held, outstanding: 0 });
-        for (lane, consumer) in load.iter_mut().zip(&self.parts.consumers) {
-            lane.outstanding = u32::try_from(puller.outstanding(consumer)).unwrap_or(u32::MAX);
-        }
-        let queue = &self.parts.config.queue;
-        let expires = Duration::from_millis(queue.pull_expires_ms);
-        let heartbeat = Duration::from_millis(queue.pull_heartbeat_ms);
-        let pulls = credits::next_pulls(self.parts.slots, load);
-        for (consumer, pull) in self.parts.consumers.iter().zip(pulls) {
-            if pull == 0 {
-                continue;
-            }
-            if let Err(error) = puller.request(consumer, pull, expires, heartbeat).await {
-                tracing::debug!(%error, "nothing pulled now");
-                self.pull_after = Instant::now() + NO_QUEUE_PAUSE;
-                return;
-            }
+        if let Some(pull_after) = self
+            .parts
+            .pull(puller, self.lanes.map(|held| LaneLoad { held, outstanding: 0 }))
+            .await
+        {
+            self.pull_after = pull_after;
         }
     }
 
@@ -54,13 +37,8 @@ impl Writer {
             // Given back at the end: now it would come straight back to one of our own open pulls.
             PullEvent::Job(job) if draining => self.returned.push(job),
             PullEvent::Job(job) => self.admit(job).await,
-            PullEvent::Ended {
-                reason: EndReason::Expired | EndReason::Disconnected,
-                ..
-            } => {}
             PullEvent::Ended { consumer, reason, .. } => {
-                tracing::debug!(?reason, consumer = %consumer.consumer, "pull ended");
-                self.pull_after = Instant::now() + NO_QUEUE_PAUSE;
+                self.pull_after = Parts::pause_after(&consumer, &reason).unwrap_or(self.pull_after);
             }
         }
     }
@@ -136,18 +114,8 @@ impl Writer {
     }
 
     pub(super) async fn on_cancel(&mut self, message: &Message) {
-        let cancel: Cancel = match wire::decode(&message.payload) {
-            Ok(cancel) => cancel,
-            Err(error) => {
-                self.parts.metrics.malformed.with_label_values(&["cancel"]).inc();
-                tracing::warn!(%error, "cancellation cannot be read");
-                return;
-            }
-        };
-        for request_id in &cancel.request_ids {
-            // It may be on its way to this worker; it is not begun then.
-            self.parts.cancelled.insert(*request_id, ());
-            if let Some(key) = self.by_request.get(request_id).copied() {
+        for request_id in self.parts.given_up(message) {
+            if let Some(key) = self.by_request.get(&request_id).copied() {
                 self.give_up(key, Ending::Cancelled).await;
             }
         }

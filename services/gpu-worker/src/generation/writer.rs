@@ -18,7 +18,7 @@ use super::Generative;
 use super::stepper::{Outcome, Stepper};
 use super::writing::Writing;
 use crate::credits;
-use crate::parts::Parts;
+use crate::parts::{self, Parts};
 use crate::settle::Settler;
 use crate::worker::{Cancels, PROGRESS_EVERY, until};
 
@@ -101,7 +101,7 @@ impl Writer {
             if !draining {
                 self.refill(&mut puller).await;
             } else if self.is_empty() && puller.outstanding_total() == 0 {
-                self.give_all_back().await;
+                parts::give_back(std::mem::take(&mut self.returned)).await;
                 self.stepper.stop().await;
                 return Ok(());
             }
@@ -118,7 +118,7 @@ impl Writer {
                     }
                 }
                 Event::Cancel(message) => self.on_cancel(&message).await,
-                Event::Progress => self.sign_of_life().await,
+                Event::Progress => parts::sign_of_life(self.held.values().map(|writing| &writing.job)).await,
                 Event::Due => {}
                 Event::Drain => {
                     draining = true;
@@ -194,22 +194,5 @@ impl Writer {
             self.by_request.remove(&writing.request.request_id);
         }
         Some(writing)
-    }
-
-    async fn sign_of_life(&mut self) {
-        for writing in self.held.values() {
-            if let Err(error) = writing.job.in_progress().await {
-                tracing::debug!(%error, "no sign of life sent");
-                return;
-            }
-        }
-    }
-
-    async fn give_all_back(&mut self) {
-        for job in self.returned.drain(..) {
-            if let Err(error) = job.nak(None).await {
-                tracing::debug!(%error, "work not given back, the queue's own wait will do it");
-            }
-        }
     }
 }

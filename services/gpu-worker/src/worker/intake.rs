@@ -1,23 +1,18 @@
 //! The way into the worker's hands. Input: the queue's messages and cancellations. Output: requests in hand with their inputs
 //! as tokens; what cannot be taken is refused, what nobody wants any more is dropped.
 
-use std::time::Duration;
-
-use bus::{EndReason, Job, Message, PullEvent, Puller};
+use bus::{Job, Message, PullEvent, Puller};
 use engine::TokenIds;
 use schemas::error::{ErrorCode, Failure};
 use schemas::reply::{Accepted, Frame};
-use schemas::wire;
-use schemas::work::{Cancel, EmbedInput, EmbedTask, Truncate};
+use schemas::work::{EmbedInput, EmbedTask, Truncate};
 use tokio::time::Instant;
 
 use super::{Tokenized, Worker};
 use crate::admit::{self, Refusal};
-use crate::credits;
 use crate::job::{Held, Request};
+use crate::parts::Parts;
 
-/// Pause before pulling again from a queue that is not there: it is being made anew after a restart of the broker.
-const NO_QUEUE_PAUSE: Duration = Duration::from_millis(100);
 /// Messages admitted together; the rest follows after the next step.
 const ADMIT_AT_ONCE: usize = 256;
 
@@ -31,27 +26,8 @@ impl Worker {
         {
             return;
         }
-        let mut load = self.hands.lane_load();
-        for (lane, consumer) in load.iter_mut().zip(&self.parts.consumers) {
-            lane.outstanding = u32::try_from(puller.outstanding(consumer)).unwrap_or(u32::MAX);
-        }
-        let queue = &self.parts.config.queue;
-        let expires = Duration::from_millis(queue.pull_expires_ms);
-        let heartbeat = Duration::from_millis(queue.pull_heartbeat_ms);
-        for (consumer, pull) in self
-            .parts
-            .consumers
-            .iter()
-            .zip(credits::next_pulls(self.parts.slots, load))
-        {
-            if pull == 0 {
-                continue;
-            }
-            if let Err(error) = puller.request(consumer, pull, expires, heartbeat).await {
-                tracing::debug!(%error, "nothing pulled now");
-                self.pull_after = Instant::now() + NO_QUEUE_PAUSE;
-                return;
-            }
+        if let Some(pull_after) = self.parts.pull(puller, self.hands.lane_load()).await {
+            self.pull_after = pull_after;
         }
     }
 
@@ -63,13 +39,8 @@ impl Worker {
                 // Given back at the end: now it would come straight back to one of our own open pulls.
                 PullEvent::Job(job) if draining => self.returned.push(job),
                 PullEvent::Job(job) => jobs.push(job),
-                PullEvent::Ended {
-                    reason: EndReason::Expired | EndReason::Disconnected,
-                    ..
-                } => {}
                 PullEvent::Ended { consumer, reason, .. } => {
-                    tracing::debug!(?reason, consumer = %consumer.consumer, "pull ended");
-                    self.pull_after = Instant::now() + NO_QUEUE_PAUSE;
+                    self.pull_after = Parts::pause_after(&consumer, &reason).unwrap_or(self.pull_after);
                 }
             }
             next = if jobs.len() < ADMIT_AT_ONCE {
@@ -175,18 +146,8 @@ impl Worker {
     }
 
     pub(super) async fn on_cancel(&mut self, message: &Message) {
-        let cancel: Cancel = match wire::decode(&message.payload) {
-            Ok(cancel) => cancel,
-            Err(error) => {
-                self.parts.metrics.malformed.with_label_values(&["cancel"]).inc();
-                tracing::warn!(%error, "cancellation cannot be read");
-                return;
-            }
-        };
-        for request_id in &cancel.request_ids {
-            // It may be on its way to this worker; it is not begun then.
-            self.parts.cancelled.insert(*request_id, ());
-            if let Some(held) = self.hands.cancel(request_id, self.running.is_some()) {
+        for request_id in self.parts.given_up(message) {
+            if let Some(held) = self.hands.cancel(&request_id, self.running.is_some()) {
                 self.parts.desk.drop_cancelled(held);
             }
         }

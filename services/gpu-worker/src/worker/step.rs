@@ -100,16 +100,6 @@ impl Worker {
             self.running_tokens = Some(batch.tokens);
         }
     }
-
-    pub(super) async fn sign_of_life(&mut self) {
-        let hands = &self.hands;
-        for held in hands.iter() {
-            if let Err(error) = held.job.in_progress().await {
-                tracing::debug!(%error, "no sign of life sent");
-                return;
-            }
-        }
-    }
 }
 
 pub(crate) fn earlier(one: Option<Instant>, other: Option<Instant>) -> Option<Instant> {
