@@ -19,6 +19,8 @@ impl Headers {
         if value.contains(['\r', '\n']) {
             value = value.replace(['\r', '\n'], " ");
         }
+        // A name made this way borrows the constant; the client copies one that is given as text.
+        let name = async_nats::HeaderName::from_static(name);
         self.0.get_or_insert_default().insert(name, value);
     }
 

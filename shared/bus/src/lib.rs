@@ -8,6 +8,7 @@
 //! `unsubscribe()` lose messages under load (never used: `serve.rs`); default prefetch burns the ack wait (`pull.rs`).
 
 pub mod beat;
+mod broker_runtime;
 mod config;
 pub mod connected;
 mod connection;
@@ -34,6 +35,7 @@ mod subscribe;
 mod time;
 mod version;
 
+pub use broker_runtime::broker_environment;
 pub use config::BusConfig;
 pub use connection::Bus;
 pub use credits::EndReason;

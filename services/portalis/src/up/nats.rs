@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, bail};
-use bus::{MINIMUM_SERVER_VERSION, ServerVersion};
+use bus::{MINIMUM_SERVER_VERSION, ServerVersion, broker_environment};
 use tokio::process::Command;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -118,7 +118,8 @@ impl Launch {
         let file = self.folder.join("nats.conf");
         write_private(&file, &self.config(port).render())?;
         let mut command = Command::new(&self.program);
-        command.arg("--config").arg(&file);
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        command.arg("--config").arg(&file).envs(broker_environment(cores));
         let spawned = self.spawner.spawn(command, OnOrphaned::Terminate).await;
         let mut process = spawned.with_context(|| format!("cannot start {}", self.program.display()))?;
         let note = self.folder.join(format!("nats-server_{}.ports", process.pid()));
