@@ -9,6 +9,7 @@ mod openapi;
 mod registry;
 mod service_examples;
 mod tables;
+mod translation_bodies;
 
 use std::fs;
 use std::io;

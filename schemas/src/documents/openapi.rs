@@ -133,6 +133,7 @@ fn paths(bodies: &[Entry]) -> Value {
         "/v1/embeddings": {"post": embeddings(bodies)},
         "/v1/chat/completions": {"post": chat(bodies)},
         "/v1/completions": {"post": completions(bodies)},
+        "/v1/translations": {"post": translations(bodies)},
         "/v1/models": {"get": with_key(get("listModels", "The models that the key may use.", "ModelList"), WITH_KEY)},
         "/v1/models/{model}": {"get": one_model(get("getModel", "One model.", "ModelObject"))},
         "/v1/usage": {"get": usage(get("getUsage", "What the key used and what it cost.", "UsageBody"))},
@@ -193,6 +194,25 @@ fn completions(bodies: &[Entry]) -> Value {
         bodies,
         computing(bodies, operation, "CompletionsRequest", about),
         "TextCompletion",
+    )
+}
+
+fn translations(bodies: &[Entry]) -> Value {
+    let about = "Translate a Python module to Rust. Each top-level function is one question to the model, which counts, is \
+                 cached and is charged as a chat request with `temperature` 0 of its own; all else is told in `items` and \
+                 stands as a comment in the file. Answers have to parse as Rust; nothing is compiled or run here. With \
+                 `stream` each statement comes as a `TranslationEvent` as soon as its fate is known, then the whole as a \
+                 `Translation`, then `data: [DONE]`.";
+    let operation = operation(
+        bodies,
+        "createTranslation",
+        "Translate a Python module to Rust.",
+        "Translation",
+    );
+    streamed(
+        bodies,
+        computing(bodies, operation, "TranslationRequest", about),
+        "TranslationEvent",
     )
 }
 

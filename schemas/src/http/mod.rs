@@ -7,6 +7,7 @@ mod completions;
 mod embeddings;
 mod generation;
 mod service;
+mod translation;
 
 pub use chat::*;
 pub use chat_answer::*;
@@ -14,3 +15,4 @@ pub use completions::*;
 pub use embeddings::*;
 pub use generation::{CompletionUsage, NvExt, PromptTokensDetails, StreamOptions};
 pub use service::*;
+pub use translation::*;

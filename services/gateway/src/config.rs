@@ -19,6 +19,8 @@ pub struct Config {
     pub cache: CacheConfig,
     /// Work.
     pub dispatch: DispatchConfig,
+    /// Translations.
+    pub translation: TranslationConfig,
     /// Reports of cached answers.
     pub usage: UsageConfig,
 }
@@ -93,6 +95,20 @@ pub struct DispatchConfig {
     pub publish_ack_timeout_ms: u64,
     /// Time between two looks at all that is in flight.
     pub rescue_interval_ms: u64,
+}
+
+/// Translations.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TranslationConfig {
+    /// Longest source in bytes.
+    pub max_source_bytes: usize,
+    /// Most functions of one module.
+    pub max_functions: usize,
+    /// Most top-level statements of one module.
+    pub max_statements: usize,
+    /// Functions of one module asked for at once.
+    pub parallel: usize,
 }
 
 /// Reports of cached answers.

@@ -17,6 +17,7 @@ use crate::received::Wanted;
 
 pub use chat::{ChatShape, chat};
 pub use completions::{TextShape, completions};
+pub(crate) use generate::check_model;
 
 /// A request ready to be looked up and dispatched.
 #[derive(Debug, Clone, PartialEq)]

@@ -62,6 +62,8 @@ pub enum Command {
     /// Manage cached answers
     #[command(subcommand)]
     Cache(CacheCommand),
+    /// Translate a Python file to Rust with a model of the mesh; exit code 3 when a part of it was not translated
+    Translate(TranslateArgs),
 }
 
 /// `portalis up`.
@@ -246,6 +248,49 @@ pub enum CacheCommand {
     },
 }
 
+/// `portalis translate`.
+#[derive(Debug, Args)]
+pub struct TranslateArgs {
+    /// The Python file
+    pub file: PathBuf,
+    /// Write the Rust to this file [default: standard output]
+    #[arg(short, long, value_name = "FILE")]
+    pub output: Option<PathBuf>,
+    /// The model that translates
+    #[arg(long, value_name = "NAME", default_value = "nano-translator", value_parser = parse_name)]
+    pub model: String,
+    /// Compile each function with rustc; with --cases also run it. What a model wrote runs on this machine, in no sandbox
+    #[arg(long)]
+    pub verify: bool,
+    /// Run the functions on these inputs and compare with Python's outputs: one JSON object per line
+    #[arg(long, value_name = "FILE", requires = "verify")]
+    pub cases: Option<PathBuf>,
+    /// Write a report in JSON to this file
+    #[arg(long, value_name = "FILE")]
+    pub report: Option<PathBuf>,
+    /// How often a function is asked for again, with the compiler's message
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(..=10))]
+    pub retries: u32,
+    /// Functions translated at once
+    #[arg(long, value_name = "N", default_value = "8", value_parser = parse_parallel)]
+    pub parallel: usize,
+    /// Base URL of the mesh
+    #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:8000/v1")]
+    pub url: String,
+    /// API key; other users of this machine can see it, --key-file hides it
+    #[arg(long, value_name = "KEY", conflicts_with = "key_file")]
+    pub key: Option<String>,
+    /// File with the API key [default: DATA_DIR/demo-key]
+    #[arg(long, value_name = "FILE")]
+    pub key_file: Option<PathBuf>,
+}
+
+/// One to 64, as many as a tenant may have in flight without care.
+fn parse_parallel(text: &str) -> Result<usize, String> {
+    let number = text.parse().ok().filter(|number| (1..=64).contains(number));
+    number.ok_or_else(|| "use a number from 1 to 64".to_owned())
+}
+
 fn parse_model(text: &str) -> Result<ModelArg, String> {
     let (name, path) = text
         .split_once('=')
@@ -357,6 +402,9 @@ mod tests {
             ("keys create --tenant t --name x --expires-in 3w", "30d"),
             ("keys create --tenant t --name x --expires-in 0s", "30d"),
             ("usage", "required"),
+            ("translate", "required"),
+            ("translate a.py --cases c.jsonl", "--verify"),
+            ("translate a.py --parallel 0", "1 to 64"),
             ("nope", "nope"),
         ];
         for (line, hint) in cases {

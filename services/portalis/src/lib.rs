@@ -13,7 +13,11 @@ use clap::Parser;
 
 use crate::args::{Cli, Command};
 
-/// Runs the program: 0 when it did what it was asked, 2 for a wrong command line, 1 otherwise with one line that says why.
+/// Exit code of work that was done, but not the whole of it.
+const INCOMPLETE: u8 = 3;
+
+/// Runs the program: 0 when it did what it was asked, 2 for a wrong command line, 3 when it did a part of it, 1 otherwise;
+/// with one line that says why.
 #[must_use]
 pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     let cli = match Cli::try_parse_from(arguments) {
@@ -36,7 +40,11 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             let _ = writeln!(io::stderr(), "error: {}", one_line(&error));
-            ExitCode::FAILURE
+            if error.is::<cli::Incomplete>() {
+                ExitCode::from(INCOMPLETE)
+            } else {
+                ExitCode::FAILURE
+            }
         }
     }
 }

@@ -18,5 +18,7 @@ mod mesh;
 mod nim;
 mod poison;
 mod python;
+mod translation;
+mod translations;
 mod up;
 mod workers;

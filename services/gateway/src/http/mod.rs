@@ -14,6 +14,7 @@ mod models;
 pub mod render;
 mod service;
 mod sse;
+mod translations;
 mod usage;
 
 use std::sync::Arc;
@@ -50,6 +51,10 @@ pub fn router(gateway: Arc<Gateway>) -> Router {
         .route(
             "/v1/completions",
             post(completions::create).fallback(method_not_allowed),
+        )
+        .route(
+            "/v1/translations",
+            post(translations::create).fallback(method_not_allowed),
         )
         .merge(service)
         .with_state(gateway)

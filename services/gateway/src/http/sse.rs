@@ -27,9 +27,9 @@ use crate::flight::Reader;
 use crate::lookup::Waiter;
 
 /// What is written while nothing happens.
-const KEEP_ALIVE: &[u8] = b": keep-alive\n\n";
+pub(super) const KEEP_ALIVE: &[u8] = b": keep-alive\n\n";
 /// The end of a whole answer.
-const DONE: &[u8] = b"data: [DONE]\n\n";
+pub(super) const DONE: &[u8] = b"data: [DONE]\n\n";
 /// Frames that one write takes at most; more follow in the next.
 const MAX_FRAMES_PER_WRITE: usize = 64;
 /// The status of every stream that began.

@@ -61,7 +61,7 @@ pub(super) struct Guided {
 }
 
 /// Refuses models that do not write.
-pub(super) fn check_model(card: &ModelCard) -> Result<(), Failure> {
+pub(crate) fn check_model(card: &ModelCard) -> Result<(), Failure> {
     if card.operations.contains(&Operation::Generate) {
         return Ok(());
     }

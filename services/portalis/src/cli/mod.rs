@@ -8,6 +8,7 @@ mod replay;
 mod scale;
 mod show;
 mod status;
+mod translate;
 mod usage;
 
 use std::time::Duration;
@@ -19,6 +20,18 @@ use crate::args::{CacheCommand, Command, Mesh, ScaleCommand};
 use crate::mesh::connect;
 
 pub(crate) use ledger::LEDGER_FILE;
+
+/// Work that was done, but not the whole of it.
+#[derive(Debug)]
+pub(crate) struct Incomplete(String);
+
+impl std::fmt::Display for Incomplete {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for Incomplete {}
 
 /// Longest wait at the end for what was sent to reach the broker.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
@@ -36,6 +49,9 @@ pub fn run(command: &Command, mesh: &Mesh) -> anyhow::Result<()> {
         if let Command::Ledger(command) = command {
             return ledger::run(command, mesh).await;
         }
+        if let Command::Translate(args) = command {
+            return translate::run(args, mesh).await;
+        }
         let bus = connect(mesh).await?;
         let outcome = ask(command, mesh, &bus).await;
         bus.close(CLOSE_TIMEOUT).await;
@@ -51,7 +67,7 @@ async fn ask(command: &Command, mesh: &Mesh, bus: &Bus) -> anyhow::Result<()> {
         Command::Status => status::run(mesh, bus).await,
         Command::Scale(ScaleCommand::Explain { model, limit }) => scale::explain(model, *limit, mesh, bus).await,
         Command::Cache(CacheCommand::Purge { tenant }) => cache::purge(tenant.as_deref(), mesh, bus).await,
-        // Handled by the callers: one needs no mesh, one is the mesh.
-        Command::Ledger(_) | Command::Up(_) => Ok(()),
+        // Handled by the callers: one needs no mesh, one speaks HTTP, one is the mesh.
+        Command::Ledger(_) | Command::Translate(_) | Command::Up(_) => Ok(()),
     }
 }
