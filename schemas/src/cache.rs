@@ -109,6 +109,15 @@ pub struct CachedEmbeddings {
     pub input_tokens: u64,
 }
 
+/// What a gateway keeps of a ranking; the body of [`KeptAnswer`] and [`CacheFound`] for it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct CachedRanking {
+    /// The raw score of each passage, in their order.
+    pub scores: Vec<f32>,
+    /// Tokens in, special tokens included.
+    pub input_tokens: u64,
+}
+
 /// What a gateway keeps of a text that would be the same again; the body of [`KeptAnswer`] and [`CacheFound`] for it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct CachedText {

@@ -28,7 +28,7 @@ pub struct CostEvent {
     pub key_id: String,
     /// The model's true name.
     pub model: String,
-    /// What was done: `embed`, `generate`.
+    /// What was done: `embed`, `rank`, `generate`.
     pub operation: String,
     /// The request, or for cached answers the gateway's report.
     pub request_id: String,

@@ -78,7 +78,7 @@ pub struct ModelCard {
     pub slug: String,
     /// What it does.
     pub operations: Vec<Operation>,
-    /// Architecture family: `bert`, `llama`, `echo`.
+    /// Architecture family: `bert`, `nomic_bert`, `llama`, `echo`.
     pub family: String,
     /// Length of its vectors; 0 for models that make none.
     pub dimensions: u32,
@@ -111,6 +111,8 @@ pub enum Operation {
     Embed,
     /// Writes text.
     Generate,
+    /// Says how well passages answer a query.
+    Rank,
     /// Something newer than this program.
     #[serde(other)]
     Unknown,

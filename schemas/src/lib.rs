@@ -22,6 +22,7 @@ pub mod policy;
 pub mod reply;
 pub mod streams;
 pub mod subjects;
+pub mod tokens;
 pub mod vector;
 pub mod wire;
 pub mod work;

@@ -63,7 +63,7 @@ pub struct EmbedPart {
 }
 
 /// The end of an answer.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
 pub struct Done {
     /// The vectors not sent before.
     #[serde(default)]
@@ -71,6 +71,9 @@ pub struct Done {
     /// The text not sent before; with it every choice has ended.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub text: Vec<TextPart>,
+    /// How well each passage answers the query, in the order of the passages: the model's raw scores.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub scores: Vec<f32>,
     /// What it took.
     pub usage: Usage,
 }

@@ -85,6 +85,16 @@ pub const TABLE: &[Row] = &[
         about: "Stop what nobody waits for, at whichever worker has it.",
     },
     Row {
+        subject: "portalis.v1.tokens.<model>",
+        kind: Kind::Request,
+        publishers: &["gateway", "publisher"],
+        listeners: &["gpu-worker"],
+        message: "TokensAsk",
+        reply: Some("TokensReply"),
+        about: "Texts to tokens and back, answered by any worker of the model beside its batches, without the queue. \
+                The header Portalis-Identity is needed. Nothing is charged: no device time is used.",
+    },
+    Row {
         subject: "portalis.v1.auth.resolve.<partition>",
         kind: Kind::Request,
         publishers: &["gateway", "publisher"],
@@ -323,6 +333,12 @@ pub fn cancel_worker(worker: &str) -> String {
 #[must_use]
 pub fn cancel_model(slug: &str) -> String {
     format!("portalis.v1.cancel.model.{slug}")
+}
+
+/// Texts to tokens and back.
+#[must_use]
+pub fn tokens(slug: &str) -> String {
+    format!("portalis.v1.tokens.{slug}")
 }
 
 /// Who is this key?

@@ -67,6 +67,8 @@ pub enum Task {
     Embed(EmbedTask),
     /// Write text that goes on from a prompt.
     Generate(Box<GenerateTask>),
+    /// Say how well passages answer a query.
+    Rank(RankTask),
 }
 
 /// Embed texts, one vector per input.
@@ -77,9 +79,21 @@ pub struct EmbedTask {
     /// What to do with an input over the model's limit.
     #[serde(default)]
     pub truncate: Truncate,
-    /// Which side of a search the inputs are; ignored by symmetric models.
+    /// Which side of a search the inputs are; ignored by symmetric models and for token ids, which are taken as they are.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub input_type: Option<InputType>,
+}
+
+/// Say how well each passage answers the query.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct RankTask {
+    /// What is searched for.
+    pub query: String,
+    /// What is searched through, at least one.
+    pub passages: Vec<String>,
+    /// What to do with a pair over the model's limit; what is cut is cut from its longer text.
+    #[serde(default)]
+    pub truncate: Truncate,
 }
 
 /// What to do with an input over the model's limit.

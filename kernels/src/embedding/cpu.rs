@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use super::EmbeddingTables;
+use super::{EmbeddingTables, Sequences};
 use crate::exec::CpuExec;
 use crate::gemm::share;
 use crate::layernorm::cpu::normalize;
@@ -12,7 +12,8 @@ use crate::simd::{Kernel, Simd};
 /// Tokens of one task, as in layer normalization.
 const TASK_TOKENS: usize = 64;
 
-pub(super) fn run(exec: &mut CpuExec, tables: &EmbeddingTables, ids: &[u32], cu_seqlens: &[u32], out: &mut [f32]) {
+pub(super) fn run(exec: &mut CpuExec, tables: &EmbeddingTables, sequences: Sequences<'_>, out: &mut [f32]) {
+    let ids = sequences.ids;
     let width = tables.width();
     let tasks = ids.len().div_ceil(TASK_TOKENS);
     let isa = exec.isa;
@@ -21,8 +22,7 @@ pub(super) fn run(exec: &mut CpuExec, tables: &EmbeddingTables, ids: &[u32], cu_
         let tokens = share(ids.len(), tasks, task);
         isa.run(Rows {
             tables,
-            ids,
-            cu_seqlens,
+            sequences,
             // SAFETY: each task has its own tokens.
             out: unsafe { out.part(tokens.start * width..tokens.end * width) },
             tokens,
@@ -32,8 +32,7 @@ pub(super) fn run(exec: &mut CpuExec, tables: &EmbeddingTables, ids: &[u32], cu_
 
 struct Rows<'a> {
     tables: &'a EmbeddingTables,
-    ids: &'a [u32],
-    cu_seqlens: &'a [u32],
+    sequences: Sequences<'a>,
     tokens: Range<usize>,
     out: &'a mut [f32],
 }
@@ -44,20 +43,20 @@ impl Kernel for Rows<'_> {
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) {
         let width = self.tables.width();
+        let Sequences { ids, cu_seqlens, .. } = self.sequences;
         // The sequence that holds the first token: the last offset not above it.
-        let mut sequence = self
-            .cu_seqlens
+        let mut sequence = cu_seqlens
             .partition_point(|start| *start as usize <= self.tokens.start)
             .saturating_sub(1);
         for (token, row) in self.tokens.zip(self.out.chunks_exact_mut(width)) {
-            while self.cu_seqlens[sequence + 1] as usize <= token {
+            while cu_seqlens[sequence + 1] as usize <= token {
                 sequence += 1;
             }
-            let position = token - self.cu_seqlens[sequence] as usize;
-            let word = &self.tables.word[self.ids[token] as usize * width..][..width];
-            let position = &self.tables.position[position * width..][..width];
-            for ((out, word), position) in row.iter_mut().zip(word).zip(position) {
-                *out = word + position;
+            let position = token - cu_seqlens[sequence] as usize;
+            let word = &self.tables.word[ids[token] as usize * width..][..width];
+            let added = self.tables.row(self.sequences.type_of(sequence, position), position);
+            for ((out, word), added) in row.iter_mut().zip(word).zip(added) {
+                *out = word + added;
             }
             normalize(simd, &self.tables.norm, row);
         }

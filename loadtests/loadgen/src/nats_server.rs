@@ -39,7 +39,10 @@ impl NatsServer {
         std::fs::write(&config, render(&home)).with_context(|| format!("cannot write {}", config.display()))?;
         let mut command = Command::new(program);
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        command.arg("--config").arg(&config).envs(bus::broker_environment(cores));
+        command
+            .arg("--config")
+            .arg(&config)
+            .envs(bus::broker_environment(cores));
         let mut process = Process::start(name, command, folder)
             .context("install it with `make setup`, or name one with --nats-server")?;
         let note = home.join(format!("{}_{}.ports", program_name(program), process.pid));

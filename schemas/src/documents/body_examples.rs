@@ -1,7 +1,7 @@
 //! Fixed values of every public HTTP body. Input: nothing. Output: entries with examples.
 
 use super::registry::{Entry, read, written};
-use super::{generate_bodies, translation_bodies};
+use super::{generate_bodies, ranking_examples, responses_bodies, translation_bodies};
 use crate::http::{
     EmbeddingObject, EmbeddingsInput, EmbeddingsRequest, EmbeddingsResponse, EmbeddingsUsage, EncodedVector,
     EncodingFormat, ErrorBody, ErrorObject, HealthBody, LicenseInfo, MetadataBody, ModelInfo, ModelList, ModelObject,
@@ -55,6 +55,8 @@ pub(super) fn entries() -> Vec<Result<Entry, WireError>> {
     ];
     entries.extend(generate_bodies::entries());
     entries.extend(translation_bodies::entries());
+    entries.extend(ranking_examples::bodies());
+    entries.extend(responses_bodies::entries());
     entries
 }
 

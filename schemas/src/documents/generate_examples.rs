@@ -12,7 +12,7 @@ use crate::generate::{
     ChatPrompt, Constraint, FinishReason, GenerateTask, Message, OutputLimits, Prompt, Resume, Sampling, TextPart,
     TokenBias, TokenLogprob, Tool, ToolCall, ToolChoice, ToolFunction, TopToken,
 };
-use crate::reply::{Done, EmbedPart, Frame, ReplyFrame, Usage};
+use crate::reply::{Done, Frame, ReplyFrame, Usage};
 use crate::work::{Task, Work};
 
 pub(super) const WRITER: &str = "nano-translator";
@@ -165,7 +165,6 @@ pub(super) fn frames() -> Vec<(&'static str, ReplyFrame)> {
         ..TextPart::default()
     };
     let done = Frame::Done(Done {
-        embed: EmbedPart::default(),
         text: vec![last],
         usage: Usage {
             input_tokens: 12,
@@ -174,6 +173,7 @@ pub(super) fn frames() -> Vec<(&'static str, ReplyFrame)> {
             queue_us: 850,
             compute_ns: 4_200_000,
         },
+        ..Done::default()
     });
     vec![
         ("text", frame(1, Frame::Text(vec![first, second]))),

@@ -4,7 +4,7 @@
 use serde_bytes::ByteBuf;
 
 use super::registry::{Entry, read};
-use super::{generate_examples, service_examples};
+use super::{generate_examples, ranking_examples, service_examples};
 use crate::dead::DeadLetter;
 use crate::error::{ErrorCode, Failure};
 use crate::identity::{AUDIENCE, Claims, ISSUER, Jwk};
@@ -26,6 +26,7 @@ pub(super) const NOW_MS: u64 = 1_767_225_600_000;
 
 pub(super) fn entries() -> Vec<Result<Entry, WireError>> {
     let mut entries = work();
+    entries.extend(ranking_examples::tokens());
     entries.extend(keys());
     entries.extend(service_examples::cache());
     entries.extend(service_examples::cost());
@@ -77,13 +78,13 @@ fn work() -> Vec<Result<Entry, WireError>> {
         2,
         Frame::Done(Done {
             embed: part(1, &[-0.25, 0.75]),
-            text: Vec::new(),
             usage: Usage {
                 input_tokens: 8,
                 queue_us: 850,
                 compute_ns: 4_200_000,
                 ..Usage::default()
             },
+            ..Done::default()
         }),
     );
     let failure = Failure::new(ErrorCode::InputTooLong, "input 1 has 300 tokens, the limit is 256").param("input[1]");
@@ -95,6 +96,7 @@ fn work() -> Vec<Result<Entry, WireError>> {
         ("tokens", embed(tokens, Truncate::End, Some(InputType::Query))),
     ];
     works.extend(generate_examples::work());
+    works.push(("rank", ranking_examples::work()));
     let mut frames = vec![
         ("", accepted),
         ("part", frame(1, Frame::Part(part(0, &[0.5, -0.5])))),
@@ -102,6 +104,7 @@ fn work() -> Vec<Result<Entry, WireError>> {
         ("failed", frame(1, Frame::Failed(failure))),
     ];
     frames.extend(generate_examples::frames());
+    frames.push(("done_rank", ranking_examples::frame()));
     vec![
         read(works),
         read(frames),

@@ -4,9 +4,11 @@ use serde_bytes::ByteBuf;
 
 use super::generate_examples::{self, WRITER};
 use super::message_examples::{KID, MODEL, NOW_MS, TENANT, request_id};
+use super::ranking_examples::RANKER;
 use super::registry::{Entry, read};
 use crate::cache::{
-    CacheFound, CacheGet, CacheHeld, CacheIndex, CacheKey, CachePurge, CachePut, CachedEmbeddings, KeptAnswer,
+    CacheFound, CacheGet, CacheHeld, CacheIndex, CacheKey, CachePurge, CachePut, CachedEmbeddings, CachedRanking,
+    KeptAnswer,
 };
 use crate::cost::{CostBatch, CostEvent, CostKind, DeviceTerms, UsageGet, UsageReport};
 use crate::fleet::{
@@ -58,6 +60,13 @@ pub(super) fn cache() -> Vec<Result<Entry, WireError>> {
         read(vec![("", CacheHeld { fingerprints })]),
         read(vec![("", CacheIndex { limit: 60_000 })]),
         read(vec![("", cached())]),
+        read(vec![(
+            "",
+            CachedRanking {
+                scores: vec![-1.5, 4.25],
+                input_tokens: 24,
+            },
+        )]),
         read(vec![("", generate_examples::cached())]),
     ]
 }
@@ -151,7 +160,11 @@ pub(super) fn fleet() -> Vec<Result<Entry, WireError>> {
             ("refused", ControlReply::Refused("at most 4 workers".to_owned())),
         ]),
         read(vec![("", scale_decision())]),
-        read(vec![("", model_card()), ("generate", writer_card())]),
+        read(vec![
+            ("", model_card()),
+            ("generate", writer_card()),
+            ("rank", ranker_card()),
+        ]),
     ]
 }
 
@@ -203,6 +216,17 @@ fn model_card() -> ModelCard {
         variable_dimensions: false,
         asymmetric: false,
         created_s: NOW_MS / 1_000,
+    }
+}
+
+fn ranker_card() -> ModelCard {
+    ModelCard {
+        name: RANKER.to_owned(),
+        slug: crate::ids::model_slug(RANKER),
+        operations: vec![Operation::Rank],
+        dimensions: 0,
+        max_tokens: 512,
+        ..model_card()
     }
 }
 

@@ -17,6 +17,11 @@ use serde_json::{Value, json};
 const VARIANTS: &[&str] = &[
     "embed",
     "generate",
+    "rank",
+    "tokenize",
+    "detokenize",
+    "tokenized",
+    "detokenized",
     "chat",
     "text",
     "tokens",
@@ -129,7 +134,16 @@ fn unknown_values_leave_the_rest_of_a_message_readable() {
 #[test]
 fn requests_of_clients_name_unknown_fields() {
     let entries = bodies().unwrap();
-    for name in ["EmbeddingsRequest", "ChatRequest", "CompletionsRequest"] {
+    for name in [
+        "EmbeddingsRequest",
+        "ChatRequest",
+        "CompletionsRequest",
+        "RankingRequest",
+        "RerankRequest",
+        "TokenizeRequest",
+        "DetokenizeRequest",
+        "ResponsesRequest",
+    ] {
         let entry = entries.iter().find(|e| e.name == name).unwrap();
         let mut request = entry.examples[0].json.clone();
         request["temprature"] = json!(1);

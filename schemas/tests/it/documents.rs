@@ -126,6 +126,7 @@ fn openapi_is_whole() {
         ("/openapi.json", "get"),
         ("/v1/chat/completions", "post"),
         ("/v1/completions", "post"),
+        ("/v1/detokenize", "post"),
         ("/v1/embeddings", "post"),
         ("/v1/health/live", "get"),
         ("/v1/health/ready", "get"),
@@ -133,6 +134,10 @@ fn openapi_is_whole() {
         ("/v1/metrics", "get"),
         ("/v1/models", "get"),
         ("/v1/models/{model}", "get"),
+        ("/v1/ranking", "post"),
+        ("/v1/rerank", "post"),
+        ("/v1/responses", "post"),
+        ("/v1/tokenize", "post"),
         ("/v1/usage", "get"),
         ("/v1/version", "get"),
     ];

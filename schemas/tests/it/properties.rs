@@ -18,7 +18,7 @@ use schemas::policy::{Grant, RequestLimit, Scope};
 use schemas::reply::{Accepted, Done, EmbedPart, Frame, ReplyBatch, ReplyFrame, Usage};
 use schemas::vector::Vector;
 use schemas::wire::{self, Format};
-use schemas::work::{EmbedInput, EmbedTask, InputType, Lane, Task, Truncate, Work};
+use schemas::work::{EmbedInput, EmbedTask, InputType, Lane, RankTask, Task, Truncate, Work};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_bytes::ByteBuf;
@@ -47,21 +47,31 @@ fn lane() -> impl Strategy<Value = Lane> {
     prop::sample::select(Lane::ALL.to_vec())
 }
 
+fn truncate() -> impl Strategy<Value = Truncate> {
+    prop::sample::select(vec![Truncate::None, Truncate::Start, Truncate::End])
+}
+
 fn work() -> impl Strategy<Value = Work> {
     let input = prop_oneof![
         text().prop_map(EmbedInput::Text),
         vec(any::<u32>(), 0..8).prop_map(EmbedInput::Tokens),
     ];
-    let truncate = prop::sample::select(vec![Truncate::None, Truncate::Start, Truncate::End]);
     let input_type = option::of(prop::sample::select(vec![InputType::Query, InputType::Passage]));
-    let embed = (vec(input, 0..6), truncate, input_type).prop_map(|(inputs, truncate, input_type)| {
+    let embed = (vec(input, 0..6), truncate(), input_type).prop_map(|(inputs, truncate, input_type)| {
         Task::Embed(EmbedTask {
             inputs,
             truncate,
             input_type,
         })
     });
-    let task = prop_oneof![embed, generate().prop_map(|task| Task::Generate(Box::new(task)))];
+    let rank = (text(), vec(text(), 0..6), truncate()).prop_map(|(query, passages, truncate)| {
+        Task::Rank(RankTask {
+            query,
+            passages,
+            truncate,
+        })
+    });
+    let task = prop_oneof![embed, generate().prop_map(|task| Task::Generate(Box::new(task))), rank];
     (request_id(), text(), any::<u64>(), task).prop_map(|(request_id, model, submitted_at_ms, task)| Work {
         request_id,
         model,
@@ -227,11 +237,14 @@ fn frame() -> impl Strategy<Value = Frame> {
         (text(), text()).prop_map(|(worker, ack_subject)| { Frame::Accepted(Accepted { worker, ack_subject }) }),
         part().prop_map(Frame::Part),
         vec(text_part(), 0..3).prop_map(Frame::Text),
-        (part(), vec(text_part(), 0..3), usage).prop_map(|(embed, text, usage)| Frame::Done(Done {
-            embed,
-            text,
-            usage
-        })),
+        (part(), vec(text_part(), 0..3), vec(finite(), 0..6), usage).prop_map(|(embed, text, scores, usage)| {
+            Frame::Done(Done {
+                embed,
+                text,
+                scores,
+                usage,
+            })
+        }),
         failure().prop_map(Frame::Failed),
     ]
 }

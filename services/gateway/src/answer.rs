@@ -5,7 +5,7 @@
 use std::sync::OnceLock;
 
 use bytes::Bytes;
-use schemas::cache::{CachedEmbeddings, CachedText};
+use schemas::cache::{CachedEmbeddings, CachedRanking, CachedText};
 use schemas::generate::TextPart;
 use schemas::http::{CompletionUsage, EncodingFormat};
 use schemas::reply::Usage;
@@ -25,6 +25,8 @@ pub enum Answer {
     Embeddings(Embeddings),
     /// Text.
     Text(Text),
+    /// Scores.
+    Ranking(Ranking),
 }
 
 /// Vectors and what they took.
@@ -47,6 +49,17 @@ pub struct Text {
     pub usage: CompletionUsage,
 }
 
+/// Scores of passages and what they took.
+#[derive(Debug)]
+pub struct Ranking {
+    /// The model's true name.
+    pub model: String,
+    /// The raw score of each passage, in their order.
+    pub scores: Vec<f32>,
+    /// Tokens in, special tokens included.
+    pub input_tokens: u64,
+}
+
 impl Answer {
     /// An answer that was computed.
     #[must_use]
@@ -64,6 +77,11 @@ impl Answer {
                 choices,
                 usage: CompletionUsage::new(usage.input_tokens, usage.output_tokens, usage.cached_tokens),
             }),
+            Content::Scores(scores) => Self::Ranking(Ranking {
+                model,
+                scores,
+                input_tokens: usage.input_tokens,
+            }),
         }
     }
 
@@ -80,6 +98,10 @@ impl Answer {
             Wanted::Text(_) => {
                 let cached: CachedText = wire::decode(body)?;
                 (Content::Text(cached.choices), cached.input_tokens, cached.output_tokens)
+            }
+            Wanted::Scores(_) => {
+                let cached: CachedRanking = wire::decode(body)?;
+                (Content::Scores(cached.scores), cached.input_tokens, 0)
             }
         };
         let usage = Usage {
@@ -105,6 +127,10 @@ impl Answer {
                 input_tokens: answer.usage.prompt_tokens,
                 output_tokens: answer.usage.completion_tokens,
             }),
+            Self::Ranking(answer) => wire::encode(&CachedRanking {
+                scores: answer.scores.clone(),
+                input_tokens: answer.input_tokens,
+            }),
         }
     }
 
@@ -113,7 +139,7 @@ impl Answer {
     pub fn embeddings(&self) -> Option<&Embeddings> {
         match self {
             Self::Embeddings(answer) => Some(answer),
-            Self::Text(_) => None,
+            Self::Text(_) | Self::Ranking(_) => None,
         }
     }
 
@@ -122,7 +148,16 @@ impl Answer {
     pub fn text(&self) -> Option<&Text> {
         match self {
             Self::Text(answer) => Some(answer),
-            Self::Embeddings(_) => None,
+            Self::Embeddings(_) | Self::Ranking(_) => None,
+        }
+    }
+
+    /// The scores, if it has some.
+    #[must_use]
+    pub fn ranking(&self) -> Option<&Ranking> {
+        match self {
+            Self::Ranking(answer) => Some(answer),
+            Self::Embeddings(_) | Self::Text(_) => None,
         }
     }
 
@@ -132,6 +167,7 @@ impl Answer {
         match self {
             Self::Embeddings(answer) => &answer.model,
             Self::Text(answer) => &answer.model,
+            Self::Ranking(answer) => &answer.model,
         }
     }
 
@@ -141,6 +177,7 @@ impl Answer {
         match self {
             Self::Embeddings(_) => "embed",
             Self::Text(_) => "generate",
+            Self::Ranking(_) => "rank",
         }
     }
 
@@ -150,6 +187,7 @@ impl Answer {
         match self {
             Self::Embeddings(answer) => answer.input_tokens,
             Self::Text(answer) => answer.usage.prompt_tokens,
+            Self::Ranking(answer) => answer.input_tokens,
         }
     }
 
@@ -157,7 +195,7 @@ impl Answer {
     #[must_use]
     pub fn output_tokens(&self) -> u64 {
         match self {
-            Self::Embeddings(_) => 0,
+            Self::Embeddings(_) | Self::Ranking(_) => 0,
             Self::Text(answer) => answer.usage.completion_tokens,
         }
     }
@@ -173,6 +211,7 @@ impl Answer {
                 values * (4 + 12 + 6) + answer.vectors.len() * 128
             }
             Self::Text(answer) => answer.choices.iter().map(TextPart::weight_bytes).sum(),
+            Self::Ranking(answer) => answer.scores.len() * size_of::<f32>(),
         };
         u32::try_from(content + OVERHEAD_BYTES).unwrap_or(u32::MAX)
     }
@@ -218,6 +257,14 @@ mod tests {
             (3, 2, "generate")
         );
         assert!(Answer::from_cached("m".to_owned(), Wanted::Vectors(1), &body).is_err());
-        assert!(text.embeddings().is_none() && text.weight_bytes() > 256);
+        assert!(text.embeddings().is_none() && text.ranking().is_none() && text.weight_bytes() > 256);
+        let ranking = Answer::new("m".to_owned(), Content::Scores(vec![0.5, -2.0]), usage);
+        let body = ranking.to_cached().unwrap();
+        let read = Answer::from_cached("m".to_owned(), Wanted::Scores(2), &body).unwrap();
+        assert_eq!(
+            (&read.ranking().unwrap().scores[..], read.input_tokens()),
+            (&[0.5, -2.0][..], 3)
+        );
+        assert_eq!((read.operation(), read.output_tokens()), ("rank", 0));
     }
 }

@@ -91,6 +91,8 @@ pub struct CacheConfig {
 pub struct DispatchConfig {
     /// How long work may wait for a worker's return when the last one is gone.
     pub no_worker_grace_ms: u64,
+    /// Longest wait for a worker to say which tokens a text is.
+    pub tokens_timeout_ms: u64,
     /// Silence of the broker after which work is published again.
     pub publish_ack_timeout_ms: u64,
     /// Time between two looks at all that is in flight.

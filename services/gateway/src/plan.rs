@@ -4,6 +4,9 @@
 mod chat;
 mod completions;
 mod generate;
+mod ranking;
+mod responses;
+mod tokens;
 
 use blake3::Hasher;
 use schemas::cache::CacheKey;
@@ -18,6 +21,9 @@ use crate::received::Wanted;
 pub use chat::{ChatShape, chat};
 pub use completions::{TextShape, completions};
 pub(crate) use generate::check_model;
+pub use ranking::{RerankShape, ranking, rerank};
+pub use responses::{ResponsesShape, responses};
+pub use tokens::tokenize;
 
 /// A request ready to be looked up and dispatched.
 #[derive(Debug, Clone, PartialEq)]

@@ -1,7 +1,7 @@
 //! What has happened to a computation in flight. Input: publications, frames of workers. Output: what each frame means.
 //! Pure.
 //!
-//! Attempts fence workers off. The vectors of a request may come from whoever finishes first, so a message published again
+//! Attempts fence workers off. The vectors or scores of a request may come from whoever finishes first, so a message published again
 //! is counted from 1 like the one before. Text may already be with a reader, so its attempts count on over messages: what is
 //! heard of a worker that was given up is dropped, and its successor goes on where it stopped.
 
@@ -158,7 +158,7 @@ impl State {
     /// Text that whoever reads along has not been given yet.
     pub fn take_fresh(&mut self) -> Vec<TextPart> {
         match &mut self.received {
-            Received::Vectors { .. } => Vec::new(),
+            Received::Vectors { .. } | Received::Scores { .. } => Vec::new(),
             Received::Text(log) => log.take_fresh(),
         }
     }
@@ -179,7 +179,7 @@ impl State {
     #[must_use]
     pub fn trials(&self) -> u32 {
         match self.received {
-            Received::Vectors { .. } => self.attempt,
+            Received::Vectors { .. } | Received::Scores { .. } => self.attempt,
             Received::Text(_) => self.lost_workers + 1,
         }
     }
@@ -194,7 +194,7 @@ impl State {
             self.accepted = None;
             match &mut self.received {
                 // The broker counts deliveries of the new message from 1.
-                Received::Vectors { .. } => self.attempt = self.attempt.min(1),
+                Received::Vectors { .. } | Received::Scores { .. } => self.attempt = self.attempt.min(1),
                 Received::Text(log) if self.edition > 1 => {
                     // Above all that the copies before may still say, heard of or not.
                     self.attempts_before = self.attempt.max(self.attempts_before + 1);
@@ -266,8 +266,8 @@ mod tests {
     fn done(first: u32, values: &[f32]) -> Frame {
         Frame::Done(Done {
             embed: part(first, values),
-            text: Vec::new(),
             usage: usage(),
+            ..Done::default()
         })
     }
 
@@ -292,9 +292,9 @@ mod tests {
             ..words(text, tokens)
         };
         Frame::Done(Done {
-            embed: EmbedPart::default(),
             text: vec![last],
             usage: usage(),
+            ..Done::default()
         })
     }
 
@@ -326,6 +326,32 @@ mod tests {
         let mut state = State::new(Wanted::Text(1), false);
         assert!(matches!(
             state.on_frame(frame(1, 0, done(0, &[1.0]))),
+            Effect::Failed(_)
+        ));
+    }
+
+    #[test]
+    fn scores_come_whole_or_not_at_all() {
+        let scored = |scores: &[f32]| {
+            Frame::Done(Done {
+                scores: scores.to_vec(),
+                usage: usage(),
+                ..Done::default()
+            })
+        };
+        let state = || State::new(Wanted::Scores(2), false);
+        let answered = Effect::Answered {
+            content: Content::Scores(vec![0.5, -2.0]),
+            usage: usage(),
+        };
+        assert_eq!(state().on_frame(frame(1, 0, scored(&[0.5, -2.0]))), answered);
+        assert_eq!(state().on_frame(frame(1, 0, scored(&[0.5]))), Effect::Lost);
+        assert!(matches!(
+            state().on_frame(frame(1, 0, done(0, &[1.0]))),
+            Effect::Failed(_)
+        ));
+        assert!(matches!(
+            vectors(1).on_frame(frame(1, 0, scored(&[0.5]))),
             Effect::Failed(_)
         ));
     }

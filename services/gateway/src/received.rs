@@ -15,6 +15,8 @@ pub enum Wanted {
     Vectors(usize),
     /// Texts of so many choices.
     Text(u32),
+    /// So many scores.
+    Scores(usize),
 }
 
 /// A whole answer.
@@ -24,6 +26,8 @@ pub enum Content {
     Vectors(Vec<Vector>),
     /// One part per choice.
     Text(Vec<TextPart>),
+    /// One score per passage.
+    Scores(Vec<f32>),
 }
 
 /// What is there so far.
@@ -38,6 +42,11 @@ pub enum Received {
     },
     /// Text.
     Text(TextLog),
+    /// Scores, which come all at once.
+    Scores {
+        /// How many make the answer whole.
+        wanted: usize,
+    },
 }
 
 /// Why a part cannot be taken.
@@ -59,6 +68,7 @@ impl Received {
                 vectors: Vec::new(),
             },
             Wanted::Text(choices) => Self::Text(TextLog::new(choices, streamed)),
+            Wanted::Scores(wanted) => Self::Scores { wanted },
         }
     }
 
@@ -67,6 +77,7 @@ impl Received {
         match self {
             Self::Vectors { vectors, .. } => vectors.clear(),
             Self::Text(log) => log.begin(),
+            Self::Scores { .. } => {}
         }
     }
 
@@ -81,8 +92,8 @@ impl Received {
                 Ok(())
             }
             Self::Vectors { .. } => Err(Refused::Gap),
-            Self::Text(_) if part.vectors.is_empty() => Ok(()),
-            Self::Text(_) => Err(broken("vectors where a text was asked for")),
+            Self::Text(_) | Self::Scores { .. } if part.vectors.is_empty() => Ok(()),
+            Self::Text(_) | Self::Scores { .. } => Err(broken("vectors where none were asked for")),
         }
     }
 
@@ -96,8 +107,8 @@ impl Received {
                 Unfit::Differs => Refused::Gap,
                 Unfit::Senseless(what) => broken(what),
             }),
-            Self::Vectors { .. } if parts.is_empty() => Ok(()),
-            Self::Vectors { .. } => Err(broken("text where vectors were asked for")),
+            Self::Vectors { .. } | Self::Scores { .. } if parts.is_empty() => Ok(()),
+            Self::Vectors { .. } | Self::Scores { .. } => Err(broken("text where none was asked for")),
         }
     }
 
@@ -109,6 +120,10 @@ impl Received {
         self.take_vectors(done.embed)?;
         self.take_text(done.text)?;
         match self {
+            Self::Scores { wanted } if done.scores.len() == *wanted => Ok(Content::Scores(done.scores)),
+            Self::Vectors { .. } | Self::Text(_) if !done.scores.is_empty() => {
+                Err(broken("scores where none were asked for"))
+            }
             Self::Vectors { wanted, vectors } if vectors.len() == *wanted => {
                 Ok(Content::Vectors(std::mem::take(vectors)))
             }

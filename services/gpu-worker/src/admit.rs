@@ -1,16 +1,15 @@
 //! Admission. Input: a message from the queue. Output: a request whose sender is known and may use the model, or the reason
-//! why not; its inputs as token ids.
+//! why not.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use bus::Job;
-use engine::{EmbeddingModel, Input, InputError, TokenIds};
 use process::TraceContext;
 use schemas::error::{ErrorCode, Failure};
 use schemas::generate::GenerateTask;
 use schemas::identity::Claims;
 use schemas::wire::Format;
-use schemas::work::{EmbedInput, EmbedTask, Task, Truncate, Work};
+use schemas::work::{Task, Work};
 use schemas::{headers, subjects, wire};
 
 use crate::identity::{IdentityError, Verifier};
@@ -85,17 +84,6 @@ pub async fn admit(job: &Job, model: &str, verifier: &Verifier, now_ms: u64) -> 
     Ok((request, work.task))
 }
 
-/// The task as one that embeds.
-///
-/// # Errors
-/// [`Refusal::Invalid`] when it is another, or one without sense.
-pub fn embedding(task: Task, model: &str) -> Result<EmbedTask, Refusal> {
-    match task {
-        Task::Embed(task) => check_task(&task).map(|()| task),
-        Task::Generate(_) => Err(unsupported(model, "embeds and writes no text")),
-    }
-}
-
 /// The task as one that generates.
 ///
 /// # Errors
@@ -103,11 +91,12 @@ pub fn embedding(task: Task, model: &str) -> Result<EmbedTask, Refusal> {
 pub fn generation(task: Task, model: &str) -> Result<GenerateTask, Refusal> {
     match task {
         Task::Generate(task) => Ok(*task),
-        Task::Embed(_) => Err(unsupported(model, "writes text and does not embed")),
+        Task::Embed(_) | Task::Rank(_) => Err(unsupported(model, "writes text, it neither embeds nor ranks")),
     }
 }
 
-fn unsupported(model: &str, what: &str) -> Refusal {
+/// A task that a model does not do.
+pub(crate) fn unsupported(model: &str, what: &str) -> Refusal {
     let message = format!("model '{model}' {what}");
     Refusal::Invalid(Failure::new(ErrorCode::UnsupportedWork, message).param("model"))
 }
@@ -159,58 +148,4 @@ fn check_rights(
         return refuse(format!("this key may not use lane '{}'", lane.as_str()));
     }
     Ok(())
-}
-
-fn check_task(task: &EmbedTask) -> Result<(), Refusal> {
-    let invalid = |message: String| Refusal::Invalid(Failure::new(ErrorCode::InvalidField, message).param("input"));
-    if task.inputs.is_empty() {
-        return Err(invalid("'inputs' is empty: at least one is needed".to_owned()));
-    }
-    if task.inputs.len() > schemas::http::MAX_INPUTS {
-        let limit = schemas::http::MAX_INPUTS;
-        return Err(invalid(format!(
-            "'inputs' has {} elements; at most {limit} are taken",
-            task.inputs.len()
-        )));
-    }
-    Ok(())
-}
-
-/// Makes token ids of all inputs. CPU bound: for real models it runs off the event loop.
-///
-/// # Errors
-/// A failure that names the input.
-pub fn tokenize(model: &EmbeddingModel, inputs: &[EmbedInput], truncate: Truncate) -> Result<Vec<TokenIds>, Failure> {
-    let truncate = match truncate {
-        Truncate::None => engine::Truncate::None,
-        Truncate::Start => engine::Truncate::Start,
-        Truncate::End => engine::Truncate::End,
-    };
-    let one = |(index, input): (usize, &EmbedInput)| {
-        let input = match input {
-            EmbedInput::Text(text) => Input::Text(text),
-            EmbedInput::Tokens(ids) => Input::Tokens(ids),
-        };
-        model
-            .tokenize(input, truncate)
-            .map_err(|error| input_failure(index, inputs.len(), &error))
-    };
-    inputs.iter().enumerate().map(one).collect()
-}
-
-fn input_failure(index: usize, count: usize, error: &InputError) -> Failure {
-    let param = if count == 1 {
-        "input".to_owned()
-    } else {
-        format!("input[{index}]")
-    };
-    let failure = match error {
-        // The text is NIM's; clients look for "exceeds maximum allowed".
-        InputError::TooLong { tokens, max } => Failure::new(
-            ErrorCode::InputTooLong,
-            format!("Input length {tokens} exceeds maximum allowed token size {max}"),
-        ),
-        other => Failure::new(ErrorCode::InvalidField, format!("'{param}': {other}")),
-    };
-    failure.param(param)
 }

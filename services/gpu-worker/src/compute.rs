@@ -1,4 +1,4 @@
-//! Computing a batch. Input: token ids. Output: vectors and the time they took, off the event loop; a panic of the engine
+//! Computing a batch. Input: token ids. Output: vectors or scores and the time they took, off the event loop; a panic of the engine
 //! is an error of the batch, not of the process.
 
 use std::future::Future;
@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use engine::{EmbeddingModel, Embeddings, TokenIds};
 
 use crate::config::EchoConfig;
+use crate::encoder::Encoder;
 
 /// One text of a batch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -25,7 +26,7 @@ pub struct Item {
 pub struct Computed {
     /// The texts.
     pub items: Vec<Item>,
-    /// Their vectors in the same order, or why there are none.
+    /// Their vectors or scores in the same order, or why there are none.
     pub result: Result<Embeddings, String>,
     /// How long the device was busy.
     pub busy: Duration,
@@ -36,7 +37,7 @@ pub type Running = Pin<Box<dyn Future<Output = Computed> + Send>>;
 
 /// What computes.
 pub struct Device {
-    model: EmbeddingModel,
+    model: Encoder,
     echo: Option<Echo>,
 }
 
@@ -48,7 +49,7 @@ struct Echo {
 impl Device {
     /// A device for a real model.
     #[must_use]
-    pub fn real(model: EmbeddingModel) -> Self {
+    pub(crate) fn real(model: Encoder) -> Self {
         Self { model, echo: None }
     }
 
@@ -62,14 +63,14 @@ impl Device {
             abort_on,
         };
         Self {
-            model,
+            model: Encoder::Embedding(model),
             echo: Some(echo),
         }
     }
 
     /// The model.
     #[must_use]
-    pub fn model(&self) -> &EmbeddingModel {
+    pub(crate) fn model(&self) -> &Encoder {
         &self.model
     }
 
@@ -86,7 +87,7 @@ impl Device {
             abort();
         }
         let begun = Instant::now();
-        let result = self.model.embed(tokens).map_err(|error| explain(&error));
+        let result = self.model.compute(tokens).map_err(|error| explain(&error));
         Computed {
             items,
             result,
@@ -109,7 +110,7 @@ impl Device {
                 abort(); // Here a real engine would: while it computes.
             }
             let joined =
-                tokio::task::spawn_blocking(move || model.embed(&tokens).map_err(|error| explain(&error))).await;
+                tokio::task::spawn_blocking(move || model.compute(&tokens).map_err(|error| explain(&error))).await;
             let result = joined.unwrap_or_else(|error| Err(format!("the engine panicked: {error}")));
             Computed {
                 items,

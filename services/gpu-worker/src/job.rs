@@ -61,6 +61,8 @@ pub struct Held {
     next_sequence: u32,
     /// Nobody waits any more; what is being computed is the last of it.
     pub cancelled: bool,
+    /// Its vectors are scores, of one value each.
+    ranks: bool,
     /// It is computed alone: it was delivered before, or a batch with it failed.
     pub alone: bool,
 }
@@ -68,7 +70,7 @@ pub struct Held {
 impl Held {
     /// A request that was just taken from the queue.
     #[must_use]
-    pub fn new(job: Job, request: Request) -> Self {
+    pub fn new(job: Job, request: Request, ranks: bool) -> Self {
         // Work that was delivered before may have killed a worker: its neighbours shall not pay for that.
         let alone = job.delivered() > 1;
         Self {
@@ -82,6 +84,7 @@ impl Held {
             queue_us: None,
             next_sequence: 0,
             cancelled: false,
+            ranks,
             alone,
         }
     }
@@ -142,17 +145,20 @@ impl Held {
         }
     }
 
-    /// The frames of the whole answer: parts of bounded size, then the end.
+    /// The frames of the whole answer: parts of bounded size, then the end, with which all scores come.
     pub fn answer(&mut self) -> Vec<ReplyFrame> {
         let vectors = std::mem::take(&mut self.vectors);
+        let usage = self.usage();
+        if self.ranks {
+            let done = Done {
+                scores: vectors.iter().filter_map(|score| score.0.first().copied()).collect(),
+                usage,
+                ..Done::default()
+            };
+            return vec![self.frame(Frame::Done(done))];
+        }
         let dimensions = vectors.first().map_or(1, |vector| vector.0.len()).max(1);
         let per_part = (MAX_PART_BYTES / (dimensions * size_of::<f32>())).max(1);
-        let usage = Usage {
-            input_tokens: self.input_tokens,
-            queue_us: self.queue_us.unwrap_or_default(),
-            compute_ns: self.compute_ns,
-            ..Usage::default()
-        };
         let mut parts: Vec<EmbedPart> = Vec::new();
         let mut rest = vectors.into_iter().peekable();
         let mut first = 0_u32;
@@ -166,17 +172,26 @@ impl Held {
         let mut frames: Vec<ReplyFrame> = parts.into_iter().map(|part| self.frame(Frame::Part(part))).collect();
         frames.push(self.frame(Frame::Done(Done {
             embed: last,
-            text: Vec::new(),
             usage,
+            ..Done::default()
         })));
         frames
+    }
+
+    fn usage(&self) -> Usage {
+        Usage {
+            input_tokens: self.input_tokens,
+            queue_us: self.queue_us.unwrap_or_default(),
+            compute_ns: self.compute_ns,
+            ..Usage::default()
+        }
     }
 
     /// What was spent on it.
     #[must_use]
     pub fn spent(&self) -> Spent {
         Spent {
-            operation: "embed",
+            operation: if self.ranks { "rank" } else { "embed" },
             attempt: self.attempt(),
             input_tokens: self.input_tokens,
             output_tokens: 0,

@@ -6,6 +6,7 @@ mod compute;
 pub mod config;
 mod credits;
 mod dead;
+mod encoder;
 mod finish;
 mod generation;
 mod hands;
@@ -17,9 +18,9 @@ mod provision;
 mod publish;
 mod settle;
 mod stats;
+mod tokens;
 mod worker;
 
-use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -27,7 +28,7 @@ use anyhow::Context as _;
 use bus::{Bus, Puller};
 use engine::batch::{BatchPlanner, Limits};
 use engine::generate::is_generative;
-use engine::{EchoOptions, EmbeddingModel, LoadOptions, Precision};
+use engine::{EchoOptions, EmbeddingModel};
 use moka::sync::Cache;
 use process::{CancellationToken, Context, Serving};
 use schemas::fleet::ModelCard;
@@ -36,6 +37,7 @@ use schemas::{streams, subjects};
 use crate::compute::Device;
 use crate::config::{Config, EngineKind, ModelConfig};
 use crate::dead::Mover;
+use crate::encoder::Encoder;
 use crate::finish::Desk;
 use crate::generation::Generative;
 use crate::hands::Hands;
@@ -45,6 +47,7 @@ use crate::metrics::Metrics;
 use crate::parts::Parts;
 use crate::provision::Provisioner;
 use crate::stats::Stats;
+use crate::tokens::{Texts, TokenDesk};
 use crate::worker::Worker;
 
 /// Cancellations remembered for work that is still on its way.
@@ -55,6 +58,8 @@ const CANCELLED_FOR: Duration = Duration::from_secs(60);
 const MIN_SLOTS: u32 = 3;
 /// Kind of device, until the CUDA engine joins.
 const DEVICE: &str = "cpu";
+/// Queue group in which workers of a model share questions about tokens.
+const TOKENS_QUEUE: &str = "gpu-worker";
 /// Longest input of the echo engine, in words.
 const ECHO_MAX_TOKENS: usize = 8_192;
 
@@ -91,6 +96,7 @@ async fn serve(config: Config, context: Context) -> anyhow::Result<()> {
         bus.subscribe(&subjects::cancel_model(&card.slug), None).await?,
         bus.subscribe(&subjects::cancel_worker(&context.instance), None).await?,
     );
+    let questions = bus.subscribe(&subjects::tokens(&card.slug), Some(TOKENS_QUEUE)).await?;
     let puller = Puller::new(&bus).await?;
     let metrics = Metrics::new(&context.registry)?;
     let stats = Arc::new(Stats::default());
@@ -111,6 +117,8 @@ async fn serve(config: Config, context: Context) -> anyhow::Result<()> {
     };
     let stop = CancellationToken::new();
     start_tasks(&parts, provisioner, &card.name, &stop);
+    let tokens = token_desk(&parts, model.texts()).run(questions, parts.context.shutdown.soft().clone());
+    parts.context.tasks.spawn("tokens", tokens);
     ready.set_ready();
     tracing::info!(
         model = card.name,
@@ -119,7 +127,7 @@ async fn serve(config: Config, context: Context) -> anyhow::Result<()> {
         "worker is ready"
     );
     let ended = match model {
-        Model::Embedding(device) => {
+        Model::Encoder(device) => {
             let hands = Hands::new(BatchPlanner::new(limits(&parts.config)));
             Worker::new(parts, device, hands).run(puller, cancels).await;
             Ok(())
@@ -159,24 +167,43 @@ fn start_tasks(parts: &Parts, provisioner: Provisioner, model: &str, stop: &Canc
     tasks.spawn("beat", bus::beat::run(bus.clone(), context.clone(), beat, stop.clone()));
 }
 
+fn token_desk(parts: &Parts, texts: Texts) -> TokenDesk {
+    TokenDesk {
+        bus: parts.bus.clone(),
+        clock: parts.context.clock.clone(),
+        verifier: Arc::clone(&parts.verifier),
+        model: parts.config.model.name.clone(),
+        texts,
+        malformed: parts.metrics.malformed.with_label_values(&["tokens"]),
+    }
+}
+
 /// A loaded model of either kind.
 enum Model {
-    Embedding(Device),
+    Encoder(Device),
     Generation(Box<Generative>),
 }
 
 impl Model {
     fn card(&self, config: &ModelConfig, now_s: u64) -> ModelCard {
         match self {
-            Self::Embedding(device) => provision::card(config, device, now_s),
+            Self::Encoder(device) => device.model().card(config, now_s),
             Self::Generation(model) => model.card(config, now_s),
         }
     }
 
-    /// Requests held at once: an embedding model fills batches from what waits, a generating one holds what it can write.
+    /// What knows its tokens.
+    fn texts(&self) -> Texts {
+        match self {
+            Self::Encoder(device) => device.model().vocabulary().map_or(Texts::Nothing, Texts::Encoder),
+            Self::Generation(model) => Texts::Writer(Arc::clone(&model.text)),
+        }
+    }
+
+    /// Requests held at once: an encoder fills batches from what waits, a generating one holds what it can write.
     fn slots(&self, config: &Config) -> u32 {
         match self {
-            Self::Embedding(_) => config.queue.slots,
+            Self::Encoder(_) => config.queue.slots,
             Self::Generation(_) => u32::try_from(config.generation.max_sequences)
                 .unwrap_or(u32::MAX)
                 .clamp(MIN_SLOTS, config.queue.slots),
@@ -200,7 +227,7 @@ fn load(config: &Config) -> anyhow::Result<Model> {
                 max_tokens: ECHO_MAX_TOKENS,
             };
             let model = EmbeddingModel::echo(options);
-            Ok(Model::Embedding(Device::echo(model, &config.echo)))
+            Ok(Model::Encoder(Device::echo(model, &config.echo)))
         }
         EngineKind::Model => load_model(config),
     }
@@ -214,26 +241,9 @@ fn load_model(config: &Config) -> anyhow::Result<Model> {
         let model = Generative::load(&config.model, &config.generation)?;
         Ok(Model::Generation(Box::new(model)))
     } else {
-        load_embedding(&config.model).map(Model::Embedding)
+        let encoder = Encoder::load(&config.model)?;
+        Ok(Model::Encoder(Device::real(encoder)))
     }
-}
-
-fn load_embedding(config: &ModelConfig) -> anyhow::Result<Device> {
-    let precision: Precision = config
-        .precision
-        .parse()
-        .map_err(|error| anyhow::anyhow!("model.precision: {error}"))?;
-    let mut options = LoadOptions {
-        precision,
-        ..LoadOptions::default()
-    };
-    if let Some(threads) = NonZeroUsize::new(config.threads) {
-        options.threads = threads;
-    }
-    let path = &config.path;
-    let model = EmbeddingModel::load(path, options)
-        .with_context(|| format!("cannot load model '{}' from {}", config.name, path.display()))?;
-    Ok(Device::real(model))
 }
 
 fn limits(config: &Config) -> Limits {
@@ -243,7 +253,7 @@ fn limits(config: &Config) -> Limits {
         max_wait_us: config.batch.max_wait_us,
         max_lane_delay_us: config.batch.max_lane_delay_us,
         // Slots bound the requests, the message size bounds their inputs; this bound is never what refuses.
-        max_pending_items: config.queue.slots as usize * schemas::http::MAX_INPUTS,
+        max_pending_items: config.queue.slots as usize * schemas::http::MAX_INPUTS.max(schemas::http::MAX_PASSAGES),
     }
 }
 

@@ -5,12 +5,9 @@ use std::time::Duration;
 
 use bus::{Bus, JetStreamError};
 use process::{CancellationToken, Component};
-use schemas::fleet::{ModelCard, Operation};
-use schemas::ids::model_slug;
+use schemas::fleet::ModelCard;
 use schemas::{streams, wire};
 
-use crate::compute::Device;
-use crate::config::ModelConfig;
 use crate::dead;
 use crate::hands::LANES;
 
@@ -95,26 +92,5 @@ impl Provisioner {
             component.set_ready();
         }
         Ok(())
-    }
-}
-
-/// The card of a loaded model.
-pub(crate) fn card(config: &ModelConfig, device: &Device, now_s: u64) -> ModelCard {
-    let info = device.model().info();
-    let number = |value: usize| u32::try_from(value).unwrap_or(u32::MAX);
-    ModelCard {
-        name: config.name.clone(),
-        slug: model_slug(&config.name),
-        operations: vec![Operation::Embed],
-        family: info.family.to_owned(),
-        dimensions: number(info.dims),
-        max_tokens: number(info.max_tokens),
-        max_context: 0,
-        revision: info.revision.clone(),
-        precision: info.precision.name().to_owned(),
-        parameters: info.parameters,
-        variable_dimensions: false,
-        asymmetric: false,
-        created_s: now_s,
     }
 }

@@ -99,7 +99,11 @@ fn frame_bytes(frame: &ReplyFrame) -> usize {
     };
     let vectors: usize = vectors.iter().map(|vector| vector.0.len() * size_of::<f32>() + 8).sum();
     let text: usize = text.iter().map(TextPart::weight_bytes).sum();
-    vectors + text + 256
+    let scores = match &frame.frame {
+        Frame::Done(done) => done.scores.len() * (size_of::<f32>() + 1),
+        _ => 0,
+    };
+    vectors + text + scores + 256
 }
 
 /// How a message leaves the queue.

@@ -50,12 +50,23 @@ impl std::str::FromStr for Precision {
     }
 }
 
+/// What an encoder gives for a sequence.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Purpose {
+    /// A vector.
+    Embed,
+    /// One logit: how well the second text of a pair answers the first.
+    Rank,
+}
+
 /// What is known of a loaded model.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ModelInfo {
-    /// Kind of model: `bert` or `echo`.
+    /// Kind of model: `bert`, `roberta`, `xlm-roberta`, `nomic_bert` or `echo`.
     pub family: &'static str,
-    /// Elements of a vector.
+    /// What it gives for a sequence.
+    pub purpose: Purpose,
+    /// Elements of a vector; 1 when it ranks.
     pub dims: usize,
     /// Most tokens of one input, special ones included: the smaller of what the model card says and what it has positions for.
     pub max_tokens: usize,
@@ -80,6 +91,8 @@ pub struct ModelInfo {
 pub struct PackedBatch {
     ids: Vec<u32>,
     cu_seqlens: Vec<u32>,
+    /// Where the second text of each sequence begins; empty when no sequence has one.
+    second_from: Vec<u32>,
 }
 
 impl PackedBatch {
@@ -99,7 +112,18 @@ impl PackedBatch {
             ids.extend_from_slice(sequence.as_slice());
             cu_seqlens.push(ids.len() as u32);
         }
-        Ok(Self { ids, cu_seqlens })
+        let has_second = sequences.iter().any(|sequence| sequence.second_from() < sequence.len());
+        let second_from = if has_second {
+            // Below the number of tokens, which was checked.
+            sequences.iter().map(|sequence| sequence.second_from() as u32).collect()
+        } else {
+            Vec::new()
+        };
+        Ok(Self {
+            ids,
+            cu_seqlens,
+            second_from,
+        })
     }
 
     /// All token ids.
@@ -110,6 +134,11 @@ impl PackedBatch {
     /// Where each sequence starts, and at last the number of tokens.
     pub fn cu_seqlens(&self) -> &[u32] {
         &self.cu_seqlens
+    }
+
+    /// Where tokens of the second text begin in each sequence, counted from its start; empty when no sequence has one.
+    pub fn second_from(&self) -> &[u32] {
+        &self.second_from
     }
 
     /// Sequences in the batch.
@@ -148,7 +177,7 @@ impl PackedBatch {
     }
 }
 
-/// One vector per sequence, in the order of the batch.
+/// One vector per sequence, in the order of the batch; of one element each when the model ranks.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Embeddings {
     dims: usize,

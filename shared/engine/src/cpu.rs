@@ -4,11 +4,12 @@ use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 
 use kernels::CpuExec;
+use kernels::embedding::Sequences;
 
 use crate::backend::{Backend, Embeddings, ModelInfo, PackedBatch, Precision};
 use crate::error::{ComputeError, LoadError};
 use crate::model_files::{Description, deciding_files};
-use crate::models::bert::{Activations, Bert};
+use crate::models::encoder::{Encoder, Scratch};
 use crate::revision::revision;
 use crate::weights::Weights;
 
@@ -21,7 +22,7 @@ const CHUNK_TOKENS: usize = 512;
 #[derive(Debug)]
 pub struct CpuBackend {
     info: ModelInfo,
-    model: Bert,
+    model: Encoder,
     work: Mutex<Work>,
 }
 
@@ -29,7 +30,7 @@ pub struct CpuBackend {
 #[derive(Debug)]
 struct Work {
     exec: CpuExec,
-    activations: Activations,
+    scratch: Scratch,
     /// Offsets of the chunk, from zero.
     offsets: Vec<u32>,
 }
@@ -44,11 +45,12 @@ impl CpuBackend {
     ) -> Result<Self, LoadError> {
         let mut exec = CpuExec::new(threads)?;
         let weights = Weights::open(directory)?;
-        let model = Bert::load(&mut exec, &weights, description, precision)?;
-        let config = &description.bert;
+        let model = Encoder::load(&mut exec, &weights, description, precision)?;
+        let config = &description.encoder;
         let info = ModelInfo {
-            family: "bert",
-            dims: config.hidden_size,
+            family: config.family.name(),
+            purpose: config.purpose,
+            dims: model.dims(),
             max_tokens: description.max_tokens,
             max_positions: config.max_position_embeddings,
             vocab_size: config.vocab_size,
@@ -63,7 +65,7 @@ impl CpuBackend {
             model,
             work: Mutex::new(Work {
                 exec,
-                activations: Activations::default(),
+                scratch: Scratch::default(),
                 offsets: Vec::new(),
             }),
         })
@@ -81,11 +83,7 @@ impl Backend for CpuBackend {
         let mut values = vec![0.0; batch.sequences() * dims];
         // Everything in `Work` is overwritten before it is read, so a panic of an earlier call does no harm.
         let mut work = self.work.lock().unwrap_or_else(PoisonError::into_inner);
-        let Work {
-            exec,
-            activations,
-            offsets,
-        } = &mut *work;
+        let Work { exec, scratch, offsets } = &mut *work;
         let bounds = batch.cu_seqlens();
         let mut first = 0;
         while first < batch.sequences() {
@@ -93,9 +91,13 @@ impl Backend for CpuBackend {
             let start = bounds[first];
             offsets.clear();
             offsets.extend(bounds[first..=last].iter().map(|bound| bound - start));
-            let ids = &batch.ids()[start as usize..bounds[last] as usize];
+            let sequences = Sequences {
+                ids: &batch.ids()[start as usize..bounds[last] as usize],
+                cu_seqlens: offsets,
+                second_from: batch.second_from().get(first..last).unwrap_or_default(),
+            };
             let out = &mut values[first * dims..last * dims];
-            self.model.forward(exec, activations, (ids, offsets), out)?;
+            self.model.forward(exec, scratch, sequences, out)?;
             first = last;
         }
         Ok(Embeddings::new(dims, values))

@@ -5,7 +5,7 @@
 
 use kernels::pool::Pooling;
 
-use crate::backend::{Backend, Embeddings, ModelInfo, PackedBatch, Precision};
+use crate::backend::{Backend, Embeddings, ModelInfo, PackedBatch, Precision, Purpose};
 use crate::error::{ComputeError, InputError};
 use crate::tokenizer::{Input, TokenIds, Truncate};
 
@@ -44,6 +44,7 @@ impl EchoBackend {
         Self {
             info: ModelInfo {
                 family: "echo",
+                purpose: Purpose::Embed,
                 dims: options.dims.max(1),
                 max_tokens,
                 max_positions: max_tokens,

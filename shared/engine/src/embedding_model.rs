@@ -5,12 +5,13 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
-use crate::backend::{Backend, Embeddings, ModelInfo, PackedBatch, Precision};
+use crate::backend::{Backend, Embeddings, ModelInfo, PackedBatch, Precision, Purpose};
 use crate::cpu::CpuBackend;
 use crate::echo::{self, EchoBackend, EchoOptions};
 use crate::error::{ComputeError, InputError, LoadError};
-use crate::model_files::describe;
+use crate::model_files::{Description, Prompts, describe};
 use crate::tokenizer::{Input, TextTokenizer, TokenIds, Truncate};
+use crate::vocabulary::Vocabulary;
 
 /// How a model is loaded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,6 +32,15 @@ impl Default for LoadOptions {
     }
 }
 
+/// Which side of a search a text is on; only models with prompts of their own for the sides care.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Side {
+    /// What is searched for.
+    Query,
+    /// What is searched through.
+    Passage,
+}
+
 #[derive(Debug, Clone)]
 enum Tokens {
     Text(Arc<TextTokenizer>),
@@ -41,16 +51,35 @@ enum Tokens {
 #[derive(Debug, Clone)]
 pub struct EmbeddingModel {
     tokens: Tokens,
+    prompts: Option<Arc<Prompts>>,
     backend: Arc<dyn Backend>,
 }
 
-impl EmbeddingModel {
-    /// Loads a sentence-transformers directory (`config.json`, `model.safetensors`, `tokenizer.json`, …) for the CPU.
-    pub fn load(directory: &Path, options: LoadOptions) -> Result<Self, LoadError> {
+/// What every encoder consists of.
+pub(crate) struct Loaded {
+    pub(crate) description: Description,
+    pub(crate) tokenizer: TextTokenizer,
+    pub(crate) backend: CpuBackend,
+}
+
+impl Loaded {
+    /// Loads a directory whose model is for `purpose`.
+    pub(crate) fn load(directory: &Path, options: LoadOptions, purpose: Purpose) -> Result<Self, LoadError> {
         let started = Instant::now();
         let description = describe(directory)?;
+        if description.encoder.purpose != purpose {
+            let reason = match purpose {
+                Purpose::Embed => "the model ranks pairs of texts and gives no vectors",
+                Purpose::Rank => "the model gives vectors and ranks nothing",
+            };
+            return Err(LoadError::Field {
+                file: directory.join("config.json"),
+                field: "architectures",
+                reason: reason.to_owned(),
+            });
+        }
         let file = directory.join("tokenizer.json");
-        let (max_tokens, vocab) = (description.max_tokens, description.bert.vocab_size);
+        let (max_tokens, vocab) = (description.max_tokens, description.encoder.vocab_size);
         // The tokenizer takes about as long to read as the weights to pack: side by side they take half the time.
         let (tokenizer, backend) = std::thread::scope(|scope| {
             let tokenizer = scope.spawn(|| TextTokenizer::load(&file, max_tokens, vocab));
@@ -59,25 +88,40 @@ impl EmbeddingModel {
             (tokenizer, backend)
         });
         let tokenizer = tokenizer.unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
-        let model = Self {
-            tokens: Tokens::Text(Arc::new(tokenizer)),
-            backend: Arc::new(backend?),
-        };
+        let backend = backend?;
         tracing::info!(
             directory = %directory.display(),
-            revision = model.info().revision,
+            family = backend.info().family,
+            revision = backend.info().revision,
             precision = options.precision.name(),
             threads = options.threads,
             elapsed_ms = started.elapsed().as_millis() as u64,
             "model loaded"
         );
-        Ok(model)
+        Ok(Self {
+            description,
+            tokenizer,
+            backend,
+        })
+    }
+}
+
+impl EmbeddingModel {
+    /// Loads a sentence-transformers directory (`config.json`, `model.safetensors`, `tokenizer.json`, …) for the CPU.
+    pub fn load(directory: &Path, options: LoadOptions) -> Result<Self, LoadError> {
+        let loaded = Loaded::load(directory, options, Purpose::Embed)?;
+        Ok(Self {
+            tokens: Tokens::Text(Arc::new(loaded.tokenizer)),
+            prompts: loaded.description.prompts.map(Arc::new),
+            backend: Arc::new(loaded.backend),
+        })
     }
 
     /// The model that answers at once, for measuring what surrounds a model; see [`EchoBackend`].
     pub fn echo(options: EchoOptions) -> Self {
         Self {
             tokens: Tokens::Words,
+            prompts: None,
             backend: Arc::new(EchoBackend::new(options)),
         }
     }
@@ -92,6 +136,34 @@ impl EmbeddingModel {
         match &self.tokens {
             Tokens::Text(tokenizer) => tokenizer.tokenize(input, truncate),
             Tokens::Words => echo::tokenize(self.info(), input, truncate),
+        }
+    }
+
+    /// The same for a text on one side of a search: the model's prompt for that side is put before it. Token ids are taken as they are.
+    pub fn tokenize_for(&self, side: Side, input: Input<'_>, truncate: Truncate) -> Result<TokenIds, InputError> {
+        let (Some(prompts), Input::Text(text)) = (&self.prompts, input) else {
+            return self.tokenize(input, truncate);
+        };
+        if text.is_empty() {
+            return Err(InputError::Empty);
+        }
+        let prompt = match side {
+            Side::Query => &prompts.query,
+            Side::Passage => &prompts.passage,
+        };
+        self.tokenize(Input::Text(&format!("{prompt}{text}")), truncate)
+    }
+
+    /// Whether queries and passages have prompts of their own, so that callers have to say which a text is.
+    pub fn is_asymmetric(&self) -> bool {
+        self.prompts.is_some()
+    }
+
+    /// The model's tokens; `None` for the echo model, which forgets its words.
+    pub fn vocabulary(&self) -> Option<Vocabulary> {
+        match &self.tokens {
+            Tokens::Text(tokenizer) => Some(tokenizer.vocabulary()),
+            Tokens::Words => None,
         }
     }
 

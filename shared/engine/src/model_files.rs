@@ -1,45 +1,50 @@
 //! The JSON files of a sentence-transformers directory; input: the directory, output: a checked description of the model.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use kernels::pool::{PoolOptions, Pooling};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
+use crate::backend::Purpose;
+use crate::encoder_config::EncoderConfig;
 use crate::error::LoadError;
 
 /// What the JSON files say, checked.
 #[derive(Debug, Clone)]
 pub(crate) struct Description {
-    pub(crate) bert: BertConfig,
+    pub(crate) encoder: EncoderConfig,
+    /// Of models that embed.
     pub(crate) pool: PoolOptions,
     pub(crate) max_tokens: usize,
+    /// What is put before a text, by the side of the search it is on.
+    pub(crate) prompts: Option<Prompts>,
 }
 
-/// Sizes of a BERT model, from `config.json`.
-#[derive(Debug, Clone, Deserialize)]
-pub(crate) struct BertConfig {
-    pub(crate) model_type: String,
-    pub(crate) hidden_size: usize,
-    pub(crate) num_hidden_layers: usize,
-    pub(crate) num_attention_heads: usize,
-    pub(crate) intermediate_size: usize,
-    pub(crate) max_position_embeddings: usize,
-    pub(crate) vocab_size: usize,
-    pub(crate) type_vocab_size: usize,
-    pub(crate) hidden_act: String,
-    pub(crate) layer_norm_eps: f64,
-    #[serde(default = "absolute")]
-    pub(crate) position_embedding_type: String,
-}
-
-fn absolute() -> String {
-    "absolute".to_owned()
+/// Words that tell a model on which side of a search a text is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Prompts {
+    pub(crate) query: String,
+    pub(crate) passage: String,
 }
 
 #[derive(Debug, Deserialize)]
 struct SentenceConfig {
     max_seq_length: Option<usize>,
+}
+
+/// `tokenizer_config.json`; a number without meaning stands for "no limit" in it.
+#[derive(Debug, Deserialize)]
+struct TokenizerConfig {
+    model_max_length: Option<f64>,
+}
+
+/// `config_sentence_transformers.json`.
+#[derive(Debug, Default, Deserialize)]
+struct CardConfig {
+    #[serde(default)]
+    prompts: BTreeMap<String, Option<String>>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -51,6 +56,7 @@ struct PoolingConfig {
     pooling_mode_mean_sqrt_len_tokens: bool,
     pooling_mode_weightedmean_tokens: bool,
     pooling_mode_lasttoken: bool,
+    include_prompt: bool,
 }
 
 impl Default for PoolingConfig {
@@ -63,6 +69,7 @@ impl Default for PoolingConfig {
             pooling_mode_mean_sqrt_len_tokens: false,
             pooling_mode_weightedmean_tokens: false,
             pooling_mode_lasttoken: false,
+            include_prompt: true,
         }
     }
 }
@@ -73,73 +80,77 @@ struct Module {
     kind: String,
 }
 
-/// Reads and checks `config.json`, `sentence_bert_config.json`, `1_Pooling/config.json` and `modules.json`; only the first must exist.
+/// What the model of a directory is for, by its `config.json`.
+pub fn purpose(directory: &Path) -> Result<Purpose, LoadError> {
+    EncoderConfig::read(&directory.join("config.json")).map(|config| config.purpose)
+}
+
+/// Reads and checks `config.json` and the files that a sentence-transformers directory has beside it; only the first must exist.
 pub(crate) fn describe(directory: &Path) -> Result<Description, LoadError> {
-    let file = directory.join("config.json");
-    let bert: BertConfig = read(&file)?;
-    check_bert(&file, &bert)?;
-    let sentence: Option<SentenceConfig> = read_optional(&directory.join("sentence_bert_config.json"))?;
-    let card = sentence.and_then(|sentence| sentence.max_seq_length);
-    let max_tokens = card.map_or(bert.max_position_embeddings, |card| {
-        card.min(bert.max_position_embeddings)
-    });
-    if max_tokens == 0 {
-        return Err(LoadError::Field {
-            file: directory.join("sentence_bert_config.json"),
-            field: "max_seq_length",
-            reason: "must not be 0".to_owned(),
-        });
-    }
-    Ok(Description {
-        pool: PoolOptions {
-            pooling: pooling(&directory.join("1_Pooling").join("config.json"))?,
+    let encoder = EncoderConfig::read(&directory.join("config.json"))?;
+    let pooling_file = directory.join("1_Pooling").join("config.json");
+    let pool = match encoder.purpose {
+        Purpose::Embed => PoolOptions {
+            pooling: pooling(&pooling_file)?,
             normalize: normalizes(&directory.join("modules.json"))?,
         },
-        bert,
-        max_tokens,
+        // The classifier looks at the first token.
+        Purpose::Rank => PoolOptions {
+            pooling: Pooling::Cls,
+            normalize: false,
+        },
+    };
+    Ok(Description {
+        max_tokens: max_tokens(directory, &encoder)?,
+        prompts: prompts(&directory.join("config_sentence_transformers.json"))?,
+        pool,
+        encoder,
     })
 }
 
-fn check_bert(file: &Path, bert: &BertConfig) -> Result<(), LoadError> {
-    let refuse = |field, reason: String| {
-        Err(LoadError::Field {
-            file: file.to_owned(),
-            field,
-            reason,
-        })
-    };
-    if bert.model_type != "bert" {
-        return refuse("model_type", format!("`{}` is not `bert`", bert.model_type));
+/// The length that the model's card allows, at most the positions it has.
+fn max_tokens(directory: &Path, encoder: &EncoderConfig) -> Result<usize, LoadError> {
+    let file = directory.join("sentence_bert_config.json");
+    let sentence: Option<SentenceConfig> = read_optional(&file)?;
+    let mut card = sentence.and_then(|sentence| sentence.max_seq_length);
+    if card.is_none() && encoder.purpose == Purpose::Rank {
+        let tokenizer: Option<TokenizerConfig> = read_optional(&directory.join("tokenizer_config.json"))?;
+        let length = tokenizer.and_then(|tokenizer| tokenizer.model_max_length);
+        // Numbers beyond any model's length saturate.
+        card = length.filter(|length| *length >= 1.0).map(|length| length as usize);
     }
-    if bert.hidden_act != "gelu" {
-        return refuse("hidden_act", format!("`{}` is not `gelu`", bert.hidden_act));
+    let positions = encoder.max_position_embeddings;
+    match card.map_or(positions, |card| card.min(positions)) {
+        0 => Err(LoadError::Field {
+            file,
+            field: "max_seq_length",
+            reason: "must not be 0".to_owned(),
+        }),
+        max_tokens => Ok(max_tokens),
     }
-    if bert.position_embedding_type != "absolute" {
-        let reason = format!("`{}` is not `absolute`", bert.position_embedding_type);
-        return refuse("position_embedding_type", reason);
-    }
-    for (field, value) in [
-        ("hidden_size", bert.hidden_size),
-        ("num_hidden_layers", bert.num_hidden_layers),
-        ("num_attention_heads", bert.num_attention_heads),
-        ("intermediate_size", bert.intermediate_size),
-        ("max_position_embeddings", bert.max_position_embeddings),
-        ("vocab_size", bert.vocab_size),
-        ("type_vocab_size", bert.type_vocab_size),
-    ] {
-        if value == 0 {
-            return refuse(field, "must not be 0".to_owned());
-        }
-    }
-    if !bert.hidden_size.is_multiple_of(bert.num_attention_heads) {
-        let reason = format!("does not divide hidden_size {}", bert.hidden_size);
-        return refuse("num_attention_heads", reason);
-    }
-    Ok(())
+}
+
+/// The prompts of a search, if the card names both sides and they differ.
+fn prompts(file: &Path) -> Result<Option<Prompts>, LoadError> {
+    let mut card: CardConfig = read_optional(file)?.unwrap_or_default();
+    let mut take = |name| card.prompts.remove(name).flatten();
+    let query = take("query");
+    let passage = take("document").or_else(|| take("passage"));
+    Ok(match (query, passage) {
+        (Some(query), Some(passage)) if query != passage => Some(Prompts { query, passage }),
+        _ => None,
+    })
 }
 
 fn pooling(file: &Path) -> Result<Pooling, LoadError> {
     let config: PoolingConfig = read_optional(file)?.unwrap_or_default();
+    if !config.include_prompt {
+        return Err(LoadError::Field {
+            file: file.to_owned(),
+            field: "include_prompt",
+            reason: "leaving the prompt out of the mean is not supported".to_owned(),
+        });
+    }
     let other = config.pooling_mode_max_tokens
         || config.pooling_mode_mean_sqrt_len_tokens
         || config.pooling_mode_weightedmean_tokens
@@ -204,6 +215,7 @@ pub(crate) fn deciding_files(directory: &Path) -> Vec<PathBuf> {
     [
         "config.json",
         "sentence_bert_config.json",
+        "config_sentence_transformers.json",
         "modules.json",
         "1_Pooling/config.json",
         "tokenizer.json",
@@ -262,25 +274,74 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_served_is_refused_by_name() {
-        for (from, to, field) in [
-            ("\"bert\"", "\"roberta\"", "model_type"),
-            ("\"gelu\"", "\"relu\"", "hidden_act"),
-            ("_heads\":2", "_heads\":3", "num_attention_heads"),
-            ("_size\":16", "_size\":0", "intermediate_size"),
+    fn prompts_count_when_both_sides_have_one_of_their_own() {
+        for (prompts, expected) in [
+            (
+                r#"{"query":"query: ","passage":"passage: "}"#,
+                Some(("query: ", "passage: ")),
+            ),
+            (
+                r#"{"query":"search_query: ","document":"search_document: "}"#,
+                Some(("search_query: ", "search_document: ")),
+            ),
+            (
+                r#"{"query":"Represent this: ","document":""}"#,
+                Some(("Represent this: ", "")),
+            ),
+            (r#"{"query":"","document":""}"#, None),
+            (r#"{"query":"q","document":null}"#, None),
+            ("{}", None),
         ] {
-            let directory = directory(&[("config.json", &CONFIG.replace(from, to))]);
-            let error = describe(directory.path()).unwrap_err();
-            assert!(
-                matches!(error, LoadError::Field { field: f, .. } if f == field),
-                "{error}"
-            );
+            let card = format!(r#"{{"prompts":{prompts},"default_prompt_name":null}}"#);
+            let directory = directory(&[("config.json", CONFIG), ("config_sentence_transformers.json", &card)]);
+            let found = describe(directory.path()).unwrap().prompts;
+            let found = found
+                .as_ref()
+                .map(|found| (found.query.as_str(), found.passage.as_str()));
+            assert_eq!(found, expected, "{prompts}");
         }
+    }
+
+    #[test]
+    fn a_ranker_is_as_long_as_its_tokenizer_says() {
+        let config = CONFIG.replacen(
+            '{',
+            r#"{"architectures":["BertForSequenceClassification"],"id2label":{"0":"LABEL_0"},"#,
+            1,
+        );
+        for (length, expected) in [("20", 20), ("1e30", 32), ("512", 32)] {
+            let tokenizer = format!(r#"{{"model_max_length":{length}}}"#);
+            let directory = directory(&[("config.json", &config), ("tokenizer_config.json", &tokenizer)]);
+            assert_eq!(purpose(directory.path()).unwrap(), Purpose::Rank);
+            assert_eq!(describe(directory.path()).unwrap().max_tokens, expected);
+        }
+    }
+
+    #[test]
+    fn files_that_ask_for_more_are_refused_by_name() {
         let max = directory(&[
             ("config.json", CONFIG),
             ("1_Pooling/config.json", r#"{"pooling_mode_max_tokens":true}"#),
         ]);
         assert!(matches!(describe(max.path()), Err(LoadError::Field { .. })));
+        let instructor = directory(&[
+            ("config.json", CONFIG),
+            (
+                "1_Pooling/config.json",
+                r#"{"pooling_mode_mean_tokens":true,"include_prompt":false}"#,
+            ),
+        ]);
+        let error = describe(instructor.path()).unwrap_err();
+        assert!(
+            matches!(
+                error,
+                LoadError::Field {
+                    field: "include_prompt",
+                    ..
+                }
+            ),
+            "{error}"
+        );
         let dense = directory(&[
             ("config.json", CONFIG),
             ("modules.json", r#"[{"type":"a.Transformer"},{"type":"a.Dense"}]"#),

@@ -2,9 +2,11 @@
 //!
 //! Truncation and padding of `tokenizer.json` are switched off: cutting is decided per request, and batches have no padding.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use crate::error::{InputError, LoadError};
+use crate::vocabulary::Vocabulary;
 
 /// What a caller wants embedded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,38 +31,53 @@ pub enum Truncate {
 
 /// Token ids of one input as the model takes them, special tokens included.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct TokenIds(Vec<u32>);
+pub struct TokenIds {
+    ids: Vec<u32>,
+    /// Where the tokens of the second text begin; their number when there is none, or none that the model tells apart.
+    second_from: usize,
+}
 
 impl TokenIds {
     /// Ids that came from [`crate::EmbeddingModel::tokenize`] of the same model (perhaps in another process); nothing is added.
     pub fn new(ids: Vec<u32>) -> Self {
-        Self(ids)
+        let second_from = ids.len();
+        Self { ids, second_from }
+    }
+
+    /// Ids of two texts, the second from this place on.
+    pub(crate) fn pair(ids: Vec<u32>, second_from: usize) -> Self {
+        Self { ids, second_from }
+    }
+
+    pub(crate) fn second_from(&self) -> usize {
+        self.second_from
     }
 
     /// Number of tokens, special ones included: what is counted and charged.
     #[expect(clippy::len_without_is_empty, reason = "tokenized input is never empty")]
     pub fn len(&self) -> usize {
-        self.0.len()
+        self.ids.len()
     }
 
     /// The ids.
     pub fn as_slice(&self) -> &[u32] {
-        &self.0
+        &self.ids
     }
 
     /// The ids, owned.
     pub fn into_vec(self) -> Vec<u32> {
-        self.0
+        self.ids
     }
 }
 
 /// A model's tokenizer with its limits.
 pub(crate) struct TextTokenizer {
-    inner: tokenizers::Tokenizer,
+    inner: Arc<tokenizers::Tokenizer>,
     prefix: Vec<u32>,
     suffix: Vec<u32>,
     max_tokens: usize,
     vocab: usize,
+    file: PathBuf,
 }
 
 impl TextTokenizer {
@@ -92,11 +109,12 @@ impl TextTokenizer {
             )));
         }
         Ok(Self {
-            inner,
+            inner: Arc::new(inner),
             prefix,
             suffix,
             max_tokens,
             vocab,
+            file: file.to_owned(),
         })
     }
 
@@ -104,14 +122,43 @@ impl TextTokenizer {
         match input {
             Input::Text("") | Input::Tokens([]) => Err(InputError::Empty),
             Input::Text(text) => {
-                let encoding = self.inner.encode_fast(text, false);
-                let encoding = encoding.map_err(|error| InputError::Tokenizer {
-                    reason: error.to_string(),
-                })?;
-                self.finish(encoding.get_ids(), truncate)
+                let ids = self.vocabulary().encode(text, false)?;
+                self.finish(&ids, truncate)
             }
             Input::Tokens(ids) => self.finish(self.without_special(ids), truncate),
         }
+    }
+
+    /// Texts to tokens and back without limits and rules of length.
+    pub(crate) fn vocabulary(&self) -> Vocabulary {
+        Vocabulary::new(Arc::clone(&self.inner), self.vocab)
+    }
+
+    /// Longest input, special tokens included.
+    pub(crate) fn max_tokens(&self) -> usize {
+        self.max_tokens
+    }
+
+    /// Reads something off the tokenizer's encoding of a pair of short texts.
+    pub(crate) fn probe_pair<T>(
+        &self,
+        read: impl FnOnce(&tokenizers::Encoding) -> Result<T, String>,
+    ) -> Result<T, LoadError> {
+        let probe = self.inner.encode(("a", "a"), true).map_err(|error| error.to_string());
+        let found = probe.and_then(|probe| {
+            let special = probe.get_sequence_ids().iter().filter(|text| text.is_none()).count();
+            if special + 2 > self.max_tokens {
+                return Err(format!(
+                    "{special} special tokens leave no room for a pair in {}",
+                    self.max_tokens
+                ));
+            }
+            read(&probe)
+        });
+        found.map_err(|reason| LoadError::Format {
+            file: self.file.clone(),
+            reason,
+        })
     }
 
     /// The content of ids that already carry the special tokens, else all of them.
@@ -139,7 +186,7 @@ impl TextTokenizer {
             Truncate::Start => &content[content.len() - room..],
             Truncate::End => &content[..room],
         };
-        Ok(TokenIds([&self.prefix[..], content, &self.suffix[..]].concat()))
+        Ok(TokenIds::new([&self.prefix[..], content, &self.suffix[..]].concat()))
     }
 }
 

@@ -126,7 +126,8 @@ pub fn read(text: &str, name: &str) -> Answer {
 
 /// What code reaches for beyond computing that was read by [`read`] before.
 pub(crate) fn reach_of(rust: &str) -> Option<Reach> {
-    rust.parse().map_or_else(|_| Some(compiling("unknown tokens".to_owned())), reach)
+    rust.parse()
+        .map_or_else(|_| Some(compiling("unknown tokens".to_owned())), reach)
 }
 
 /// The function's name as it is written, or what is wrong.
@@ -223,7 +224,8 @@ fn reaching_attribute(after: Option<&TokenTree>) -> Option<Reach> {
 }
 
 fn reaching_word(word: &str, after: &[TokenTree]) -> Option<Reach> {
-    let is = |token: Option<&TokenTree>, wanted| matches!(token, Some(TokenTree::Punct(punct)) if punct.as_char() == wanted);
+    let is =
+        |token: Option<&TokenTree>, wanted| matches!(token, Some(TokenTree::Punct(punct)) if punct.as_char() == wanted);
     if LEADING_OUT.contains(&word) || (READING.contains(&word) && is(after.first(), '!')) {
         return Some(compiling(format!("`{word}`")));
     }
@@ -242,7 +244,11 @@ fn reaching_word(word: &str, after: &[TokenTree]) -> Option<Reach> {
         return None;
     }
     let what = format!("`{word}::{part}`");
-    Some(if ACTING.contains(&part.as_str()) { running(what) } else { compiling(what) })
+    Some(if ACTING.contains(&part.as_str()) {
+        running(what)
+    } else {
+        compiling(what)
+    })
 }
 
 #[cfg(test)]
@@ -343,7 +349,11 @@ mod tests {
             format!("{}1", "|| ".repeat((many - 10) / 2)),
             format!("{}1", "a = ".repeat((many - 10) / 2)),
             format!("if a {{}} {}", "else if a {} ".repeat((many - 10) / 4)),
-            format!("let a: {}i64{} = 1;", "Vec<".repeat((many - 10) / 3), ">".repeat((many - 10) / 3)),
+            format!(
+                "let a: {}i64{} = 1;",
+                "Vec<".repeat((many - 10) / 3),
+                ">".repeat((many - 10) / 3)
+            ),
             format!("let a: {}i64 = 1;", "&".repeat(many - 20)),
             format!("let {}a = 1;", "&".repeat(many - 20)),
         ];
@@ -351,7 +361,15 @@ mod tests {
             let answer = read(&wrap(body), "f");
             assert!(matches!(answer, Answer::Function(_) | Answer::Invalid(_)));
         }
-        for text in ["\"", "/*", "fn f() { 'a }", "fn f() { \u{0} }", "``````", "```", "#!/bin/sh"] {
+        for text in [
+            "\"",
+            "/*",
+            "fn f() { 'a }",
+            "fn f() { \u{0} }",
+            "``````",
+            "```",
+            "#!/bin/sh",
+        ] {
             assert!(matches!(read(text, "f"), Answer::Invalid(_)), "{text}");
         }
     }

@@ -63,12 +63,7 @@ pub struct Options {
 ///
 /// # Errors
 /// When no model can be asked, or nothing can be verified; a function that fails is no error, the report has it.
-pub async fn translate<F, A, D>(
-    module: &Module,
-    options: &Options,
-    ask: F,
-    mut done: D,
-) -> Result<Report, JobError>
+pub async fn translate<F, A, D>(module: &Module, options: &Options, ask: F, mut done: D) -> Result<Report, JobError>
 where
     F: Fn(Vec<Message>) -> A,
     A: Future<Output = Result<Said, AskError>>,

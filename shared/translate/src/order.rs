@@ -40,7 +40,10 @@ pub(crate) fn next_wave(module: &Module, outcomes: &[Option<ItemReport>]) -> Vec
         .iter()
         .filter(|(place, found)| found.iter().all(|other| reached[other].contains(place)));
     let groups: BTreeSet<&BTreeSet<usize>> = closed.map(|(_, found)| found).collect();
-    groups.into_iter().map(|group| group.iter().copied().collect()).collect()
+    groups
+        .into_iter()
+        .map(|group| group.iter().copied().collect())
+        .collect()
 }
 
 /// Undecided functions that use one that was not translated, and those that use them.
@@ -85,14 +88,19 @@ mod tests {
     fn module(calls: &[(&str, &[&str])]) -> Module {
         let functions = calls.iter().map(|(name, calls)| {
             let calls: Vec<String> = calls.iter().map(|called| format!("{called}()")).collect();
-            format!("def {name}() -> int:\n    return 1 + {}\n", [&calls[..], &["0".to_owned()]].concat().join(" + "))
+            format!(
+                "def {name}() -> int:\n    return 1 + {}\n",
+                [&calls[..], &["0".to_owned()]].concat().join(" + ")
+            )
         });
         Module::parse(&functions.collect::<String>()).unwrap()
     }
 
     fn decided(module: &Module, statuses: &[Option<Status>]) -> Vec<Option<ItemReport>> {
         let pairs = module.items.iter().zip(statuses);
-        pairs.map(|(item, status)| status.map(|status| blank(item, status))).collect()
+        pairs
+            .map(|(item, status)| status.map(|status| blank(item, status)))
+            .collect()
     }
 
     #[test]
@@ -122,7 +130,10 @@ mod tests {
     fn who_needs_what_is_lost_is_lost() {
         let module = module(&[("a", &["b"]), ("b", &["c"]), ("c", &[]), ("d", &[])]);
         let outcomes = decided(&module, &[None, None, Some(Status::Failed), None]);
-        let lost: Vec<usize> = hopeless(&module, &outcomes).into_iter().map(|(place, _)| place).collect();
+        let lost: Vec<usize> = hopeless(&module, &outcomes)
+            .into_iter()
+            .map(|(place, _)| place)
+            .collect();
         assert_eq!(lost, [0, 1]);
     }
 }

@@ -118,11 +118,7 @@ fn is_nested_deeply(source: &str) -> bool {
                 sum += 1;
                 open.push(0);
             }
-            TokenKind::Rpar
-            | TokenKind::Rsqb
-            | TokenKind::Rbrace
-            | TokenKind::FStringEnd
-            | TokenKind::TStringEnd => {
+            TokenKind::Rpar | TokenKind::Rsqb | TokenKind::Rbrace | TokenKind::FStringEnd | TokenKind::TStringEnd => {
                 if innermost > 0 {
                     sum -= open.pop().unwrap_or_default();
                 }
@@ -272,9 +268,7 @@ fn describe(item: &mut Item, function: &StmtFunctionDef, bindings: &Bindings) {
     let calls = used.iter().filter(|used| bindings.functions.contains_key(*used));
     let last = bindings.functions.get(&name).copied();
     let last = last.filter(|last| *last != item.line);
-    let missing = used
-        .iter()
-        .find_map(|name| Some((name, bindings.others.get(name)?)));
+    let missing = used.iter().find_map(|name| Some((name, bindings.others.get(name)?)));
     item.kind = Kind::Function;
     item.calls = calls.cloned().collect();
     item.replaced = last.is_some();
@@ -453,7 +447,10 @@ if __name__ == "__main__":
             // As deep as each may be: a level has up to five tokens.
             for levels in [100, 190, 300, 450, 990] {
                 let outcome = Module::parse(&text(levels));
-                assert!(outcome.is_ok() || levels > 190, "{before} {after} {levels}: {outcome:?}");
+                assert!(
+                    outcome.is_ok() || levels > 190,
+                    "{before} {after} {levels}: {outcome:?}"
+                );
             }
             for levels in [MAX_NESTING, 100 * MAX_NESTING] {
                 assert!(Module::parse(&text(levels)).is_err(), "{before} {after} {levels}");
@@ -473,7 +470,17 @@ if __name__ == "__main__":
     #[test]
     fn what_is_not_python_is_told_with_its_line() {
         let error = Module::parse("a = 1\nb = 'é' +\n").unwrap_err();
-        assert!(matches!(error, SourceError::Syntax { line: 2, column: 10, .. }), "{error}");
+        assert!(
+            matches!(
+                error,
+                SourceError::Syntax {
+                    line: 2,
+                    column: 10,
+                    ..
+                }
+            ),
+            "{error}"
+        );
         assert!(Module::parse("").unwrap().items.is_empty());
     }
 }

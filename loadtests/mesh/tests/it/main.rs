@@ -18,6 +18,7 @@ mod mesh;
 mod nim;
 mod poison;
 mod python;
+mod ranking;
 mod translation;
 mod translations;
 mod up;

@@ -102,7 +102,7 @@ async fn nonsense_on_every_subject_is_counted_and_stops_nobody() {
         )
         .await;
     }
-    for family in ["work", "cancel", "advisory"] {
+    for family in ["work", "cancel", "advisory", "tokens"] {
         let label = format!("subject=\"{family}\"");
         eventually(&format!("the worker counts nonsense on {family}"), DEADLINE, || async {
             mesh.workers[0]

@@ -181,6 +181,11 @@ async fn endpoints(client: &Client) {
     );
     for path in [
         "/v1/embeddings",
+        "/v1/ranking",
+        "/v1/rerank",
+        "/v1/responses",
+        "/v1/tokenize",
+        "/v1/detokenize",
         "/v1/models",
         "/v1/models/{model}",
         "/v1/usage",

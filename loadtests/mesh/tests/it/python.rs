@@ -7,7 +7,7 @@ use schemas::policy::{CreateKey, RequestLimit};
 use serde_json::Value;
 use tokio::process::Command;
 
-use crate::mesh::worker::{MINILM, TRANSLATOR, WorkerSpec, repository};
+use crate::mesh::worker::{MINILM, RANKER, TRANSLATOR, WorkerSpec, repository};
 use crate::mesh::{DEADLINE, Mesh, MeshOptions, ordinary};
 
 /// The Python with the tests' packages.
@@ -87,6 +87,45 @@ async fn an_internal_publisher_gets_the_answers_of_http_in_both_formats() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_internal_publisher_ranks_as_http_does_in_both_formats() {
+    let mesh = Mesh::start(MeshOptions {
+        workers: vec![WorkerSpec::encoder(RANKER)],
+        ..MeshOptions::default()
+    })
+    .await;
+    let key = mesh.key("t").await;
+    let passages = ["a worker", "How often is a request paid?", "Which mountain is high?"];
+    let texts: Vec<Value> = passages.iter().map(|text| serde_json::json!({"text": text})).collect();
+    let body = serde_json::json!({"model": RANKER, "query": {"text": "a"}, "passages": texts});
+    let request = crate::mesh::http::Request::post("/v1/ranking", body.to_string());
+    let http = mesh.client(&key).send(request).await.ok().json();
+    let url = mesh.url();
+    let variables = [("PORTALIS_NATS_URL", url.as_str()), ("PORTALIS_API_KEY", key.as_str())];
+    for flags in [&[][..], &["--json", "--lane", "batch"][..]] {
+        let arguments = [&["--model", RANKER, "--query", "a"][..], flags, &passages].concat();
+        let script = repository().join("schemas/examples/python/rank_over_nats.py");
+        let output = run(script, &arguments, &variables).await;
+        let lines: Vec<Value> = output.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        assert_eq!(lines.len(), passages.len(), "{output}");
+        for (line, place) in lines.iter().zip(http["rankings"].as_array().unwrap()) {
+            assert_eq!(line["index"], place["index"], "{output}");
+            let difference = line["score"].as_f64().unwrap() - place["logit"].as_f64().unwrap();
+            assert!(difference.abs() < 1e-5, "{output}");
+            assert_eq!(
+                line["usage"]["input_tokens"], http["usage"]["prompt_tokens"],
+                "{output}"
+            );
+        }
+    }
+    assert_eq!(
+        mesh.books("t").await.usage.computed,
+        3,
+        "publishers pay as everybody does"
+    );
+    mesh.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_stock_openai_client_needs_only_base_url_and_key() {
     let mesh = Mesh::start(MeshOptions {
         workers: vec![WorkerSpec::minilm()],
@@ -133,6 +172,24 @@ async fn the_stock_openai_client_writes_text() {
     let output = run(script, &[&base_url, TRANSLATOR, MINILM, &key], &[]).await;
     assert!(
         output.ends_with("the OpenAI client is content with the text\n"),
+        "{output}"
+    );
+    mesh.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_stock_openai_client_has_responses() {
+    let mesh = Mesh::start(MeshOptions {
+        workers: vec![WorkerSpec::translator(), WorkerSpec::encoder(RANKER)],
+        ..MeshOptions::default()
+    })
+    .await;
+    let key = mesh.key("t").await;
+    let base_url = format!("http://{}/v1", mesh.gateways[0].address);
+    let script = repository().join("loadtests/mesh/tests/python/openai_responses.py");
+    let output = run(script, &[&base_url, TRANSLATOR, RANKER, &key], &[]).await;
+    assert!(
+        output.ends_with("the OpenAI client is content with the responses\n"),
         "{output}"
     );
     mesh.finish().await;

@@ -37,7 +37,9 @@ pub(crate) fn python(count: usize) -> Vec<String> {
     let pairs = text.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
     let mut names = BTreeSet::new();
     let once = pairs.filter(|pair| names.insert(pair["name"].as_str().unwrap().to_owned()));
-    once.take(count).map(|pair| pair["python"].as_str().unwrap().to_owned()).collect()
+    once.take(count)
+        .map(|pair| pair["python"].as_str().unwrap().to_owned())
+        .collect()
 }
 
 fn with<'a>(more: &[&'a str], at: [&'a str; 4]) -> Vec<&'a str> {
@@ -89,12 +91,18 @@ async fn a_file_is_translated_verified_and_told_by_exit_code_and_report() {
     let rust = std::fs::read_to_string(path("all.rs")).unwrap();
     let functions = rust.lines().filter(|line| line.starts_with("pub fn "));
     assert_eq!(functions.count() as u64, good, "{rust}");
-    let lost = rust.lines().filter(|line| line.starts_with("// Not translated: function"));
+    let lost = rust
+        .lines()
+        .filter(|line| line.starts_with("// Not translated: function"));
     assert_eq!(lost.count() as u64, FUNCTIONS as u64 - good, "{rust}");
 
     // What was translated before comes from the cache.
     let computed = mesh.books("t").await.usage.computed;
-    portalis(folder.path(), &with(&["all.py", "-o", "again.rs", "--report", "again.json"])).await;
+    portalis(
+        folder.path(),
+        &with(&["all.py", "-o", "again.rs", "--report", "again.json"]),
+    )
+    .await;
     let again = json(&path("again.json"));
     let cached = |report: &Value, wanted: bool| {
         let items = report["items"].as_array().unwrap();
@@ -106,10 +114,19 @@ async fn a_file_is_translated_verified_and_told_by_exit_code_and_report() {
     // Part of it cannot be translated: the rest is, and the exit code tells.
     std::fs::write(path("mixed.py"), format!("{}\nclass Point:\n    pass\n", python(1)[0])).unwrap();
     let output = portalis(folder.path(), &with(&["mixed.py"])).await;
-    let (rust, told) = (String::from_utf8(output.stdout).unwrap(), String::from_utf8(output.stderr).unwrap());
+    let (rust, told) = (
+        String::from_utf8(output.stdout).unwrap(),
+        String::from_utf8(output.stderr).unwrap(),
+    );
     assert_eq!(output.status.code(), Some(INCOMPLETE), "{told}");
-    assert!(rust.contains("pub fn ") && rust.contains("// Not translated: class `Point`"), "{rust}");
-    assert!(told.contains("Point: unsupported") && told.contains("error: mixed.py"), "{told}");
+    assert!(
+        rust.contains("pub fn ") && rust.contains("// Not translated: class `Point`"),
+        "{rust}"
+    );
+    assert!(
+        told.contains("Point: unsupported") && told.contains("error: mixed.py"),
+        "{told}"
+    );
 
     std::fs::write(path("broken.py"), "def f(:\n").unwrap();
     let cases = [
@@ -117,13 +134,19 @@ async fn a_file_is_translated_verified_and_told_by_exit_code_and_report() {
         (with(&["all.py", "--model", "nobody"]), "nobody"),
         (with(&["missing.py"]), "missing.py"),
         (with(&["broken.py"]), "not Python"),
-        (vec!["all.py", "--url", "http://127.0.0.1:1/v1", "--key", "k"], "does not answer"),
+        (
+            vec!["all.py", "--url", "http://127.0.0.1:1/v1", "--key", "k"],
+            "does not answer",
+        ),
     ];
     for (arguments, wanted) in cases {
         let output = portalis(folder.path(), &arguments).await;
         let text = String::from_utf8(output.stderr).unwrap();
         assert_eq!(output.status.code(), Some(1), "{arguments:?}: {text}");
-        assert!(text.starts_with("error: ") && text.contains(wanted), "{arguments:?}: {text}");
+        assert!(
+            text.starts_with("error: ") && text.contains(wanted),
+            "{arguments:?}: {text}"
+        );
         assert_eq!(text.trim_end().lines().count(), 1, "{arguments:?}: {text}");
     }
     mesh.finish().await;

@@ -48,20 +48,31 @@ async fn a_module_is_translated_whole_and_as_events_and_kept() {
     let first = client.send(translation(&source, json!({}))).await.ok();
     assert_eq!(first.cache(), "miss");
     let whole = first.json();
-    assert_eq!((&whole["object"], &whole["model"]), (&json!("translation"), &json!(TRANSLATOR)));
+    assert_eq!(
+        (&whole["object"], &whole["model"]),
+        (&json!("translation"), &json!(TRANSLATOR))
+    );
     assert_eq!(whole["complete"], false, "there is a class");
     let count = |status: &str| whole["summary"][status].as_u64().unwrap();
     assert_eq!(count("functions"), FUNCTIONS as u64);
     assert!(count("unverified") + MOST_LOST >= FUNCTIONS as u64, "{whole:#}");
     let items = whole["items"].as_array().unwrap();
     assert_eq!(items.len(), FUNCTIONS + 2);
-    assert_eq!((&items[0]["kind"], &items[FUNCTIONS + 1]["name"]), (&json!("import"), &json!("Point")));
+    assert_eq!(
+        (&items[0]["kind"], &items[FUNCTIONS + 1]["name"]),
+        (&json!("import"), &json!("Point"))
+    );
     let rust = whole["rust"].as_str().unwrap();
     assert_eq!(
         rust.lines().filter(|line| line.starts_with("pub fn ")).count() as u64,
         count("unverified")
     );
-    for part in ["// A module.", "// The next.", "// Not translated: import of line 2", "// Not translated: class `Point`"] {
+    for part in [
+        "// A module.",
+        "// The next.",
+        "// Not translated: import of line 2",
+        "// Not translated: class `Point`",
+    ] {
         assert!(rust.contains(part), "{part}: {rust}");
     }
     let usage = |body: &Value, field: &str| body["usage"][field].as_u64().unwrap();
@@ -73,8 +84,15 @@ async fn a_module_is_translated_whole_and_as_events_and_kept() {
     let again = client.send(translation(&source, json!({ "verify": false }))).await.ok();
     assert_eq!(again.cache(), "hit");
     let again = again.json();
-    assert_eq!((&again["rust"], usage(&again, "total_tokens")), (&whole["rust"], usage(&whole, "total_tokens")));
-    let cached = again["items"].as_array().unwrap().iter().filter(|item| item["cached"] == true);
+    assert_eq!(
+        (&again["rust"], usage(&again, "total_tokens")),
+        (&whole["rust"], usage(&whole, "total_tokens"))
+    );
+    let cached = again["items"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter(|item| item["cached"] == true);
     assert_eq!(cached.count(), FUNCTIONS);
     let usage = mesh.books("t").await.usage;
     assert_eq!((usage.computed, usage.cached), (computed, asked));
@@ -82,18 +100,26 @@ async fn a_module_is_translated_whole_and_as_events_and_kept() {
     // The same as a chat request would have: one cache for both.
     let question = python(1)[0].trim_end().to_owned();
     let chat = json!({ "model": TRANSLATOR, "temperature": 0, "messages": [{ "role": "user", "content": question }] });
-    let chat = client.send(Request::post("/v1/chat/completions", chat.to_string())).await;
+    let chat = client
+        .send(Request::post("/v1/chat/completions", chat.to_string()))
+        .await;
     assert_eq!(chat.ok().cache(), "hit");
 
     let stream = Stream::open(&client, &translation(&source, json!({ "stream": true }))).await;
     let mut events = stream.rest().await;
     let last = events.pop().unwrap();
-    assert_eq!((&last["object"], &last["rust"]), (&json!("translation"), &whole["rust"]));
+    assert_eq!(
+        (&last["object"], &last["rust"]),
+        (&json!("translation"), &whole["rust"])
+    );
     let places: BTreeSet<u64> = events.iter().map(|event| event["index"].as_u64().unwrap()).collect();
     assert_eq!((events.len(), places.len()), (FUNCTIONS + 2, FUNCTIONS + 2));
     for event in &events {
         let place = usize::try_from(event["index"].as_u64().unwrap()).unwrap();
-        assert_eq!((&event["object"], &event["id"]), (&json!("translation.item"), &last["id"]));
+        assert_eq!(
+            (&event["object"], &event["id"]),
+            (&json!("translation.item"), &last["id"])
+        );
         assert_eq!(event["item"], last["items"][place]);
     }
     mesh.finish().await;
@@ -105,16 +131,36 @@ async fn what_cannot_be_translated_at_all_is_told_with_the_field() {
     let client = mesh.client(&mesh.key("t").await);
     let good = "def f(a: int) -> int:\n    return a\n";
     let cases = [
-        (translation("a = 1\ndef f(:\n    pass\n", json!({})), 400, "source", "line 2, column 7"),
+        (
+            translation("a = 1\ndef f(:\n    pass\n", json!({})),
+            400,
+            "source",
+            "line 2, column 7",
+        ),
         (translation(" ", json!({ "stream": true })), 400, "source", "empty"),
         (translation(&"(".repeat(100_000), json!({})), 400, "source", "nested"),
-        (translation(&"a\n".repeat(5_000), json!({})), 400, "source", "at most 4096"),
+        (
+            translation(&"a\n".repeat(5_000), json!({})),
+            400,
+            "source",
+            "at most 4096",
+        ),
         (translation(&good.repeat(300), json!({})), 400, "source", "at most 256"),
-        (translation(&"#".repeat(300_000), json!({})), 400, "source", "at most 262144"),
+        (
+            translation(&"#".repeat(300_000), json!({})),
+            400,
+            "source",
+            "at most 262144",
+        ),
         (translation(good, json!({ "verify": true })), 400, "verify", "--verify"),
         (translation(good, json!({ "retries": 4 })), 400, "retries", "0 to 3"),
         (translation(good, json!({ "model": "nobody" })), 404, "model", "nobody"),
-        (translation(good, json!({ "temperature": 1 })), 422, "temperature", "unknown field"),
+        (
+            translation(good, json!({ "temperature": 1 })),
+            422,
+            "temperature",
+            "unknown field",
+        ),
         (translation(good, json!({ "source": 1 })), 400, "source", "string"),
     ];
     for (request, status, param, hint) in cases {
@@ -180,7 +226,10 @@ async fn who_leaves_stops_the_rest() {
         if stream {
             let mut stream = Stream::open(&client, &request).await;
             let event = Stream::json(stream.event().await).expect("more was to come");
-            assert_eq!(event["item"]["status"], "unverified", "functions come as they are known: {event}");
+            assert_eq!(
+                event["item"]["status"], "unverified",
+                "functions come as they are known: {event}"
+            );
         } else {
             let connection = client.begin(&request).await.unwrap();
             eventually("a question is being answered", DEADLINE, || async {
@@ -194,7 +243,10 @@ async fn who_leaves_stops_the_rest() {
         })
         .await;
         let computed = mesh.books(&tenant).await.usage.computed;
-        assert!(computed < MANY as u64 / 2, "{computed} of {MANY} were computed for nobody");
+        assert!(
+            computed < MANY as u64 / 2,
+            "{computed} of {MANY} were computed for nobody"
+        );
     }
     mesh.finish().await;
 }

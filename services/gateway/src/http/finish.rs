@@ -54,6 +54,11 @@ fn duration_text(milliseconds: u64) -> String {
     }
 }
 
+/// Headers that say where an answer came from.
+pub(super) fn headers_of(source: Source) -> [(HeaderName, HeaderValue); 1] {
+    [(CACHE, HeaderValue::from_static(source.header()))]
+}
+
 /// Headers of an answer in JSON.
 pub(super) fn json_headers(source: Source) -> [(HeaderName, HeaderValue); 2] {
     [

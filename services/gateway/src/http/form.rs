@@ -1,11 +1,14 @@
-//! The two shapes of generated text. Input: parts or a whole text. Output: bytes of a body, events of a stream.
+//! The shapes of generated text. Input: parts or a whole text. Output: bytes of a body, events of a stream.
 
+use schemas::error::Failure;
 use schemas::fleet::ModelCard;
 use schemas::generate::TextPart;
 use schemas::http::CompletionUsage;
 
 use super::chat::ChatForm;
 use super::completions::TextForm;
+use super::responses::ResponsesForm;
+use super::{error, sse};
 use crate::answer::Text;
 use crate::call::Call;
 
@@ -15,6 +18,8 @@ pub(super) enum Form {
     Chat(ChatForm),
     /// As a plain completion.
     Text(TextForm),
+    /// As a response.
+    Responses(Box<ResponsesForm>),
 }
 
 impl Form {
@@ -23,6 +28,7 @@ impl Form {
         match self {
             Self::Chat(form) => serde_json::to_vec(&form.whole(text)),
             Self::Text(form) => serde_json::to_vec(&form.whole(text)),
+            Self::Responses(form) => serde_json::to_vec(&form.whole(text)),
         }
     }
 
@@ -32,17 +38,46 @@ impl Form {
             match self {
                 Self::Chat(form) => form.part(part, out),
                 Self::Text(form) => form.part(&part, out),
+                Self::Responses(form) => form.part(part, out),
             }
         }
     }
 
-    /// The last event of a stream whose client wants to know what it took.
-    pub(super) fn usage(&self, usage: CompletionUsage, out: &mut Vec<u8>) {
+    /// The last events of a stream.
+    pub(super) fn end(&mut self, usage: CompletionUsage, out: &mut Vec<u8>) {
         match self {
             Self::Chat(form) => form.usage(usage, out),
             Self::Text(form) => form.usage(usage, out),
+            // Its last event is the end of the stream.
+            Self::Responses(form) => return form.end(usage, out),
+        }
+        out.extend_from_slice(sse::DONE);
+    }
+
+    /// The last event of a stream that cannot go on.
+    pub(super) fn fail(&mut self, failure: Failure, out: &mut Vec<u8>) {
+        match self {
+            Self::Chat(_) | Self::Text(_) => sse::event(out, &error::in_stream(failure)),
+            Self::Responses(form) => form.fail(blamed(failure), out),
         }
     }
+
+    /// A failure that names the field as this shape has it: workers know conversations by their name in a chat.
+    pub(super) fn blame(&self, failure: Failure) -> Failure {
+        match self {
+            Self::Chat(_) | Self::Text(_) => failure,
+            Self::Responses(_) => blamed(failure),
+        }
+    }
+}
+
+fn blamed(mut failure: Failure) -> Failure {
+    failure.param = failure.param.map(|param| match param.as_str() {
+        "messages" => "input".to_owned(),
+        "response_format" => "text.format".to_owned(),
+        _ => param,
+    });
+    failure
 }
 
 /// What stands in every body and every chunk of one answer.

@@ -1,4 +1,4 @@
-//! Chat and plain completions: the spine, one call per step. Input: an HTTP request and how to read its body. Output: a
+//! Chat, plain completions and responses: the spine, one call per step. Input: an HTTP request and how to read its body. Output: a
 //! whole text, a stream of events, or one failure.
 
 use std::sync::Arc;
@@ -111,7 +111,8 @@ async fn answer(
         return stream(subject, prepared, &caller.grant).await.map(Reply::Stream);
     }
     let Prepared { plan, card, form, .. } = prepared;
-    let (answer, source) = gateway.answer(plan, call, &card, &caller.grant).await?;
+    let answered = gateway.answer(plan, call, &card, &caller.grant).await;
+    let (answer, source) = answered.map_err(|failure| form.blame(failure))?;
     gateway.metrics.cache.with_label_values(&[source.label()]).inc();
     if source.is_free() {
         gateway.cached_usage.note(&caller.grant, &answer);
@@ -139,7 +140,7 @@ async fn stream(subject: Subject, prepared: Prepared, grant: &Grant) -> Result<R
             parts
         }
         Ok(None) => match waiter.flight.outcome_now() {
-            Some(Err(failure)) => return Err(failure),
+            Some(Err(failure)) => return Err(form.blame(failure)),
             _ => Vec::new(),
         },
         Err(_) => Vec::new(),

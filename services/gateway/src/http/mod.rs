@@ -11,11 +11,15 @@ mod generate;
 mod logprobs;
 mod model;
 mod models;
+mod ranking;
 pub mod render;
+mod responses;
 mod service;
 mod sse;
+mod tokens;
 mod translations;
 mod usage;
+mod whole;
 
 use std::sync::Arc;
 
@@ -56,6 +60,11 @@ pub fn router(gateway: Arc<Gateway>) -> Router {
             "/v1/translations",
             post(translations::create).fallback(method_not_allowed),
         )
+        .route("/v1/responses", post(responses::create).fallback(method_not_allowed))
+        .route("/v1/ranking", post(ranking::create).fallback(method_not_allowed))
+        .route("/v1/rerank", post(ranking::rerank).fallback(method_not_allowed))
+        .route("/v1/tokenize", post(tokens::tokenize).fallback(method_not_allowed))
+        .route("/v1/detokenize", post(tokens::detokenize).fallback(method_not_allowed))
         .merge(service)
         .with_state(gateway)
 }

@@ -9,6 +9,11 @@ use schemas::policy::{Grant, Scope};
 use crate::Gateway;
 use crate::catalog::Lookup;
 
+/// The model of this very name, if the key may use it.
+pub(super) fn find_plain(gateway: &Gateway, name: &str, grant: &Grant) -> Result<Arc<ModelCard>, Failure> {
+    find(gateway, std::iter::once((name, ())), grant).map(|(card, ())| card)
+}
+
 /// The model a client means, if its key may use it: the first of the candidates that exists, with what its name says
 /// besides. The first candidate is the name as the client wrote it.
 pub(super) fn find<'a, T>(

@@ -19,8 +19,8 @@ use serde::Serialize;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, Sleep};
 
+use super::finish;
 use super::form::Form;
-use super::{error, finish};
 use crate::Gateway;
 use crate::call::Call;
 use crate::flight::Reader;
@@ -46,6 +46,14 @@ pub(super) fn event<T: Serialize>(out: &mut Vec<u8>, data: &T) {
             out.truncate(start);
         }
     }
+}
+
+/// Writes one event with a name.
+pub(super) fn named_event<T: Serialize>(out: &mut Vec<u8>, name: &str, data: &T) {
+    out.extend_from_slice(b"event: ");
+    out.extend_from_slice(name.as_bytes());
+    out.push(b'\n');
+    event(out, data);
 }
 
 /// The call that a stream answers.
@@ -126,14 +134,11 @@ impl EventStream {
         });
         let answer = outcome.and_then(|answer| answer.text().map(|text| text.usage).ok_or_else(finish::wrong_answer));
         match answer {
-            Ok(usage) => {
-                self.form.usage(usage, out);
-                out.extend_from_slice(DONE);
-            }
+            Ok(usage) => self.form.end(usage, out),
             Err(failure) => {
                 let code = failure.code.as_str();
                 self.subject.gateway.metrics.failures.with_label_values(&[code]).inc();
-                event(out, &error::in_stream(failure));
+                self.form.fail(failure, out);
             }
         }
     }

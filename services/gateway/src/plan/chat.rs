@@ -106,7 +106,8 @@ fn logprobs(request: &ChatRequest) -> Result<Option<u32>, Failure> {
     }
 }
 
-fn prompt(request: ChatRequest) -> Result<ChatPrompt, Failure> {
+/// The conversation of a request, checked.
+pub(super) fn prompt(request: ChatRequest) -> Result<ChatPrompt, Failure> {
     if request.messages.is_empty() {
         return Err(invalid(
             "messages",
@@ -299,7 +300,7 @@ mod tests {
     fn task(fields: &Value) -> GenerateTask {
         match with(fields).unwrap().0.task {
             Task::Generate(task) => *task,
-            Task::Embed(_) => panic!("not a generation"),
+            other => panic!("not a generation: {other:?}"),
         }
     }
 
@@ -310,7 +311,7 @@ mod tests {
                 Prompt::Chat(chat) => Ok(chat.messages),
                 other => panic!("not a chat: {other:?}"),
             },
-            Task::Embed(_) => panic!("not a generation"),
+            other => panic!("not a generation: {other:?}"),
         }
     }
 

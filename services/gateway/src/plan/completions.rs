@@ -187,7 +187,7 @@ mod tests {
     fn every_shape_of_one_prompt_is_taken() {
         let prompt = |fields: Value| match with(&fields).unwrap().0.task {
             Task::Generate(task) => (task.prompt, task.limits.max_tokens),
-            Task::Embed(_) => panic!("not a generation"),
+            other => panic!("not a generation: {other:?}"),
         };
         let text = || Prompt::Text("a".to_owned());
         assert_eq!(prompt(json!({})), (text(), Some(16)));

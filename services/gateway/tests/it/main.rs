@@ -11,5 +11,7 @@ mod chat;
 mod client;
 mod mesh;
 mod rescue;
+mod responses;
 mod streams;
+mod tokens;
 mod worker;

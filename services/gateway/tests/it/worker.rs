@@ -7,7 +7,7 @@ use schemas::error::Failure;
 use schemas::fleet::{Beat, InstanceState, ModelCard, WorkerBeat};
 use schemas::generate::{FinishReason, GenerateTask, TextPart};
 use schemas::ids::RequestId;
-use schemas::reply::{Accepted, Done, EmbedPart, Frame, ReplyBatch, ReplyFrame, Usage};
+use schemas::reply::{Accepted, Done, Frame, ReplyBatch, ReplyFrame, Usage};
 use schemas::streams::{self, MAX_QUEUED_PER_TENANT_LANE, lane_consumer_name};
 use schemas::work::{Lane, Task, Work};
 use schemas::{headers, subjects, wire};
@@ -152,7 +152,7 @@ impl Taken {
     pub(crate) fn task(&self) -> &GenerateTask {
         match &self.work.task {
             Task::Generate(task) => task,
-            Task::Embed(_) => panic!("not a generation"),
+            other => panic!("not a generation: {other:?}"),
         }
     }
 
@@ -190,9 +190,9 @@ impl Taken {
             ..Usage::default()
         };
         let done = Done {
-            embed: EmbedPart::default(),
             text,
             usage,
+            ..Done::default()
         };
         self.frame(Frame::Done(done)).await;
         self.job.take().unwrap().ack().await.unwrap();

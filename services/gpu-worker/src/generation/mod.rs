@@ -22,6 +22,7 @@ use schemas::ids::model_slug;
 
 use crate::config::{GenerationConfig, ModelConfig};
 
+pub(crate) use prepare::rendered;
 pub(crate) use writer::Writer;
 
 const BYTES_PER_MIB: u64 = 1024 * 1024;

@@ -68,12 +68,20 @@ fn prompt(model: &TextModel, prompt: &Prompt, now_unix_s: u64) -> Result<Vec<u32
         Prompt::Tokens(ids) => Ok(ids.clone()),
         Prompt::Text(text) => encode(text, AddSpecial::Yes, "prompt"),
         Prompt::Chat(chat) => {
-            let rendered = model
-                .render_chat(&chat_request(chat, now_unix_s))
-                .map_err(|error| refused(&error))?;
+            let rendered = rendered(model, chat, now_unix_s)?;
             encode(&rendered, AddSpecial::No, "messages")
         }
     }
+}
+
+/// A conversation as the model's template writes it.
+///
+/// # Errors
+/// A failure that names the field.
+pub(crate) fn rendered(model: &TextModel, chat: &ChatPrompt, now_unix_s: u64) -> Result<String, Failure> {
+    model
+        .render_chat(&chat_request(chat, now_unix_s))
+        .map_err(|error| refused(&error))
 }
 
 fn refused(error: &TemplateError) -> Failure {

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use bus::Job;
 use engine::generate::{FinishReason as EngineFinish, TextModel};
 use schemas::generate::{FinishReason, GenerateTask, TextPart, TokenLogprob, TopToken};
-use schemas::reply::{Done, EmbedPart, Frame, ReplyFrame, Usage};
+use schemas::reply::{Done, Frame, ReplyFrame, Usage};
 use serde_bytes::ByteBuf;
 
 use super::stepper::ChoiceProgress;
@@ -165,9 +165,9 @@ impl Writing {
     /// The end of the answer, with the text that was not sent before.
     pub(super) fn done_frame(&mut self) -> ReplyFrame {
         let done = Done {
-            embed: EmbedPart::default(),
             text: self.take_parts(),
             usage: self.usage(),
+            ..Done::default()
         };
         self.frame(Frame::Done(done))
     }

@@ -4,12 +4,13 @@
 use bus::{Job, Message, PullEvent, Puller};
 use engine::TokenIds;
 use schemas::error::{ErrorCode, Failure};
+use schemas::fleet::Operation;
 use schemas::reply::{Accepted, Frame};
-use schemas::work::{EmbedInput, EmbedTask, Truncate};
 use tokio::time::Instant;
 
 use super::{Tokenized, Worker};
 use crate::admit::{self, Refusal};
+use crate::encoder::EncoderTask;
 use crate::job::{Held, Request};
 use crate::parts::Parts;
 
@@ -17,7 +18,7 @@ use crate::parts::Parts;
 const ADMIT_AT_ONCE: usize = 256;
 
 /// A request's key in hand, and what tokenization needs of it.
-type Untokenized = (u64, Vec<EmbedInput>, Truncate);
+type Untokenized = (u64, EncoderTask);
 
 impl Worker {
     /// Asks for as much as can start soon.
@@ -61,9 +62,9 @@ impl Worker {
             }
             match admit::admit(&job, &self.parts.config.model.name, &self.parts.verifier, now_ms).await {
                 Ok((request, _)) if self.parts.cancelled.contains_key(&request.request_id) => {
-                    self.parts.desk.drop_cancelled(Held::new(job, request));
+                    self.parts.desk.drop_cancelled(self.held(job, request));
                 }
-                Ok((request, task)) => match admit::embedding(task, &self.parts.config.model.name) {
+                Ok((request, task)) => match self.device.model().accept(task, &self.parts.config.model.name) {
                     Ok(task) => admitted.push(self.take(job, request, task)),
                     Err(refusal) => self.refuse(job, refusal).await,
                 },
@@ -84,8 +85,8 @@ impl Worker {
     }
 
     /// Takes a request into hand; gives what tokenization needs of it.
-    fn take(&mut self, job: Job, request: Request, task: EmbedTask) -> Untokenized {
-        let mut held = Held::new(job, request);
+    fn take(&mut self, job: Job, request: Request, task: EncoderTask) -> Untokenized {
+        let mut held = self.held(job, request);
         if !self.device.is_instant() {
             let accepted = Accepted {
                 worker: self.parts.context.instance.clone(),
@@ -94,18 +95,22 @@ impl Worker {
             let frame = held.frame(Frame::Accepted(accepted));
             self.parts.desk.outbox.push(&held.request.reply, frame);
         }
-        (self.hands.take(held), task.inputs, task.truncate)
+        (self.hands.take(held), task)
     }
 
-    fn tokenize_now(&self, (key, inputs, truncate): Untokenized) -> (u64, Result<Vec<TokenIds>, Failure>) {
-        (key, admit::tokenize(self.device.model(), &inputs, truncate))
+    fn held(&self, job: Job, request: Request) -> Held {
+        Held::new(job, request, self.device.model().operation() == Operation::Rank)
+    }
+
+    fn tokenize_now(&self, (key, task): Untokenized) -> (u64, Result<Vec<TokenIds>, Failure>) {
+        (key, self.device.model().tokenize(&task))
     }
 
     fn tokenize_beside(&self, requests: Vec<Untokenized>) {
         let model = self.device.model().clone();
-        let keys: Vec<u64> = requests.iter().map(|(key, ..)| *key).collect();
+        let keys: Vec<u64> = requests.iter().map(|(key, _)| *key).collect();
         let task = tokio::task::spawn_blocking(move || {
-            let one = |(key, inputs, truncate): Untokenized| (key, admit::tokenize(&model, &inputs, truncate));
+            let one = |(key, task): Untokenized| (key, model.tokenize(&task));
             requests.into_iter().map(one).collect()
         });
         self.tokenizing.push(Box::pin(async move {

@@ -102,6 +102,11 @@ impl TextModel {
         self.tokens.get(id).unwrap_or_default()
     }
 
+    /// A token as the vocabulary spells it; empty for an id that the tokenizer does not have.
+    pub fn spelling(&self, id: u32) -> String {
+        self.tokenizer.id_to_token(id).unwrap_or_default()
+    }
+
     /// Whether a token is a special one.
     pub fn is_special(&self, id: u32) -> bool {
         self.tokens.is_special(id)

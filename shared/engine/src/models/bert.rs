@@ -1,19 +1,19 @@
-//! BERT (post-norm encoder); input: packed token ids, output: one pooled vector per sequence. Works for MiniLM, BGE, E5 and other BERT checkpoints.
+//! BERT (post-norm encoder); input: packed token ids, output: one vector per token. Works for MiniLM, BGE, E5 and other BERT checkpoints, and for
+//! RoBERTa and XLM-RoBERTa, whose positions begin after that of padding.
 //!
 //! Layer: `x = norm(x + attention(x) Wo)`, `x = norm(x + gelu(x W1) W2)`; query, key and value weights are one matrix, so one product gives all three.
 
 use std::borrow::Cow;
 
 use kernels::attention::{Heads, attention};
-use kernels::embedding::{EmbeddingTables, embed};
+use kernels::embedding::{EmbeddingTables, Sequences, embed};
 use kernels::gemm::Epilogue;
 use kernels::layernorm::{LayerNorm, layernorm};
-use kernels::pool::{PoolOptions, pool};
 use kernels::{CpuExec, ShapeError};
 
-use crate::backend::Precision;
+use crate::backend::{Precision, Purpose};
+use crate::encoder_config::EncoderConfig;
 use crate::error::LoadError;
-use crate::model_files::{BertConfig, Description};
 use crate::models::grown;
 use crate::models::linear::Linear;
 use crate::weights::Weights;
@@ -35,27 +35,26 @@ pub(crate) struct Bert {
     intermediate: usize,
     tables: EmbeddingTables,
     layers: Vec<Layer>,
-    pool: PoolOptions,
 }
 
 /// Activations of a batch, kept between calls.
 #[derive(Debug, Default)]
 pub(crate) struct Activations {
-    x: Vec<f32>,
-    hidden: Vec<f32>,
-    context: Vec<f32>,
+    /// `[tokens, width]`; after the last layer, the result.
+    pub(super) x: Vec<f32>,
+    pub(super) hidden: Vec<f32>,
+    pub(super) context: Vec<f32>,
     /// Query, key and value, and later the intermediate layer: never needed at the same time.
-    wide: Vec<f32>,
+    pub(super) wide: Vec<f32>,
 }
 
 impl Bert {
     pub(crate) fn load(
         exec: &mut CpuExec,
         weights: &Weights,
-        description: &Description,
+        config: &EncoderConfig,
         precision: Precision,
     ) -> Result<Self, LoadError> {
-        let config = &description.bert;
         let mut loader = Loader::new(exec, weights, config, precision);
         let tables = loader.tables()?;
         let layers: Result<Vec<Layer>, LoadError> =
@@ -68,27 +67,25 @@ impl Bert {
             intermediate: config.intermediate_size,
             tables,
             layers: layers?,
-            pool: description.pool,
         })
     }
 
-    /// Pooled vectors, `[sequences, width]` into `out`.
+    /// One vector per token, `[tokens, width]` into `activations.x`.
     pub(crate) fn forward(
         &self,
         exec: &mut CpuExec,
         activations: &mut Activations,
-        (ids, cu_seqlens): (&[u32], &[u32]),
-        out: &mut [f32],
+        sequences: Sequences<'_>,
     ) -> Result<(), ShapeError> {
         let width = self.heads.width();
-        let tokens = ids.len();
+        let (tokens, cu_seqlens) = (sequences.ids.len(), sequences.cu_seqlens);
         let (x, hidden, context) = (
             grown(&mut activations.x, tokens * width),
             grown(&mut activations.hidden, tokens * width),
             grown(&mut activations.context, tokens * width),
         );
         let wide = grown(&mut activations.wide, tokens * self.intermediate.max(3 * width));
-        embed(exec, &self.tables, ids, cu_seqlens, x)?;
+        embed(exec, &self.tables, sequences, x)?;
         for layer in &self.layers {
             let qkv = &mut wide[..tokens * 3 * width];
             layer.qkv.run(exec, x, Epilogue::Bias, qkv)?;
@@ -102,7 +99,7 @@ impl Bert {
             layer.down.run(exec, up, residual, x)?;
             layernorm(exec, &layer.norm, None, x)?;
         }
-        pool(exec, self.pool, x, cu_seqlens, out)
+        Ok(())
     }
 }
 
@@ -110,21 +107,21 @@ impl Bert {
 struct Loader<'a> {
     exec: &'a mut CpuExec,
     weights: &'a Weights,
-    config: &'a BertConfig,
+    config: &'a EncoderConfig,
     precision: Precision,
-    /// `bert.` in checkpoints that were saved with a head, else empty.
+    /// `bert.` or `roberta.` in checkpoints that were saved with a head, else empty.
     prefix: &'static str,
 }
 
 impl<'a> Loader<'a> {
-    fn new(exec: &'a mut CpuExec, weights: &'a Weights, config: &'a BertConfig, precision: Precision) -> Self {
-        let prefixed = weights.has("bert.embeddings.word_embeddings.weight");
+    fn new(exec: &'a mut CpuExec, weights: &'a Weights, config: &'a EncoderConfig, precision: Precision) -> Self {
+        let has = |prefix: &&str| weights.has(&format!("{prefix}embeddings.word_embeddings.weight"));
         Self {
             exec,
             weights,
             config,
             precision,
-            prefix: if prefixed { "bert." } else { "" },
+            prefix: ["bert.", "roberta."].into_iter().find(has).unwrap_or(""),
         }
     }
 
@@ -143,17 +140,18 @@ impl<'a> Loader<'a> {
         let config = self.config;
         let width = config.hidden_size;
         let word = self.tensor("embeddings.word_embeddings.weight", &[config.vocab_size, width])?;
-        let position = self.tensor(
-            "embeddings.position_embeddings.weight",
-            &[config.max_position_embeddings, width],
-        )?;
+        let rows = config.position_offset + config.max_position_embeddings;
+        let position = self.tensor("embeddings.position_embeddings.weight", &[rows, width])?;
         let types = self.tensor(
             "embeddings.token_type_embeddings.weight",
             &[config.type_vocab_size, width],
         )?;
         let norm = self.norm("embeddings.LayerNorm")?;
-        EmbeddingTables::new(word.into_owned(), position.into_owned(), &types[..width], norm)
-            .map_err(|source| self.shape(source))
+        let position = &position[config.position_offset * width..];
+        // The rows of the second type are needed for pairs only, and then if the family tells texts apart.
+        let typed = config.purpose == Purpose::Rank && !config.family.is_roberta();
+        let types = if typed { &types[..] } else { &types[..width] };
+        EmbeddingTables::new(word.into_owned(), Some(position), types, norm).map_err(|source| self.shape(source))
     }
 
     fn norm(&self, name: &str) -> Result<LayerNorm, LoadError> {

@@ -1,8 +1,11 @@
 //! Model families, one file each: from named tensors to layers and from token ids to vectors or logits.
 
-pub(crate) mod bert;
+mod bert;
 pub(crate) mod decoder;
+pub(crate) mod encoder;
+mod head;
 pub(crate) mod linear;
+mod nomic;
 
 /// The first `len` elements, after growing when there are fewer.
 fn grown(buffer: &mut Vec<f32>, len: usize) -> &mut [f32] {

@@ -4,6 +4,7 @@
 #![expect(clippy::unwrap_used, reason = "helpers of tests fail loudly, as tests do")]
 
 mod decoders;
+mod encoders;
 mod fixture;
 mod load;
 mod model;

@@ -6,7 +6,8 @@ use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 
 use translate::{
-    AskError, Cases, JobError, Limits, Message, Module, Options, Report, Role, Said, Status, Verifier, assemble, translate,
+    AskError, Cases, JobError, Limits, Message, Module, Options, Report, Role, Said, Status, Verifier, assemble,
+    translate,
 };
 
 /// A model that answers from a list, by the function it is asked for.

@@ -20,6 +20,11 @@ pub(crate) const MINILM: &str = "all-minilm-l6-v2";
 /// Name under which tests serve the small model that translates.
 pub(crate) const TRANSLATOR: &str = "nano-translator";
 
+/// A tiny cross-encoder with random weights, and the name under which tests serve it.
+pub(crate) const RANKER: &str = "rank_bert";
+/// A tiny nomic encoder with random weights and prompts for both sides of a search.
+pub(crate) const NOMIC: &str = "embed_nomic";
+
 /// What a worker is told.
 #[derive(Debug, Clone)]
 pub(crate) struct WorkerSpec {
@@ -44,23 +49,32 @@ impl WorkerSpec {
 
     /// A worker with the small model that translates Python to Rust.
     pub(crate) fn translator() -> Self {
-        let path = format!("model.path={}", repository().join("models").join(TRANSLATOR).display());
-        let settings = [format!("model.name={TRANSLATOR}"), path, "model.threads=1".to_owned()];
+        Self::folder(TRANSLATOR, &repository().join("models").join(TRANSLATOR))
+    }
+
+    /// A worker with a tiny encoder of the engine's own tests.
+    pub(crate) fn encoder(name: &str) -> Self {
+        Self::folder(name, &encoder_dir(name))
+    }
+
+    fn folder(model: &str, path: &Path) -> Self {
+        let path = format!("model.path={}", path.display());
+        let settings = [format!("model.name={model}"), path, "model.threads=1".to_owned()];
         Self {
-            model: TRANSLATOR.to_owned(),
+            model: model.to_owned(),
             settings: settings.into(),
         }
     }
 
     /// A worker with the real model.
     pub(crate) fn minilm() -> Self {
-        let path = format!("model.path={}", model_dir().display());
-        let settings = [format!("model.name={MINILM}"), path, "model.threads=1".to_owned()];
-        Self {
-            model: MINILM.to_owned(),
-            settings: settings.into(),
-        }
+        Self::folder(MINILM, &model_dir())
     }
+}
+
+/// Folder of a tiny encoder, with what it computes beside it.
+pub(crate) fn encoder_dir(name: &str) -> PathBuf {
+    repository().join("shared/engine/tests/fixtures/encoders").join(name)
 }
 
 /// Folder of the real model.
