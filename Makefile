@@ -2,11 +2,11 @@
 # ARGS is passed on: make up ARGS="--port 8001", make test ARGS="-p gateway".
 
 .DEFAULT_GOAL := help
-.PHONY: help up test ci bench fmt lint setup
+.PHONY: help up test ci bench bench-generate fmt lint setup
 MAKEFLAGS += --no-print-directory
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-7s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 # The script ends in exec, so the mesh is make's direct child and gets Ctrl-C (or SIGTERM) exactly once.
 up: ## install what is missing, build, run the mesh in the foreground
@@ -23,6 +23,9 @@ ci: ## the tests, then format, lints, tidy rules, licences, documents
 bench: ## measure the mesh and its baselines in one run, print ratios
 	@scripts/setup.sh --tools-only
 	@cargo xtask bench $(ARGS)
+
+bench-generate: ## compare generation on the CPU with llama.cpp (compiles it on first use)
+	@scripts/engine/bench_generate.sh $(ARGS)
 
 fmt: ## format every crate
 	@cargo fmt --all

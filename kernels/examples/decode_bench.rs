@@ -7,6 +7,7 @@ use std::hint::black_box;
 use std::time::{Duration, Instant};
 
 use kernels::gemm::{Epilogue, PackedWeights, Storage, gemm};
+use kernels::gemm_i4::{GroupSize, PackedWeightsI4, Scheme, gemm_i4};
 use kernels::gemm_i8::{PackedWeightsI8, gemm_i8};
 use kernels::paged_attention::{KvCache, KvLayout, KvRows, KvStorage, PagedBatch, Span, paged_attention, write_kv};
 use kernels::{CpuExec, Team};
@@ -24,7 +25,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("{threads} threads, memory read at {read:.1} GB/s");
     let mut exec = CpuExec::new(threads)?;
     for (depth, columns) in [(768, 2_048), (2_048, 768), (2_048, 11_264)] {
-        for weights in ["f32", "bf16", "int8"] {
+        for weights in ["f32", "bf16", "int8", "int4"] {
             let matrices = Matrices::new(&mut exec, weights, depth, columns)?;
             for rows in [1, 2, 4, 8, 16, 48] {
                 report(read, &matrices.measure(&mut exec, rows)?);
@@ -109,6 +110,17 @@ fn sum_of_quarters(words: &[u64]) -> [u64; 4] {
 enum Packed {
     Float(PackedWeights),
     Int8(PackedWeightsI8),
+    Int4(PackedWeightsI4),
+}
+
+impl Packed {
+    fn bytes(&self) -> usize {
+        match self {
+            Self::Float(weights) => weights.bytes(),
+            Self::Int8(weights) => weights.bytes(),
+            Self::Int4(weights) => weights.bytes(),
+        }
+    }
 }
 
 struct Matrices {
@@ -128,19 +140,21 @@ impl Matrices {
     ) -> Result<Self, Box<dyn std::error::Error>> {
         let values = ramp(depth * columns);
         let bias = vec![0.0; columns];
-        let element = match weights {
-            "f32" => 4,
-            "bf16" => 2,
-            _ => 1,
-        };
-        let bytes = depth * columns * element;
-        let mut list = Vec::new();
-        for _ in 0..FOOTPRINT_BYTES.div_ceil(bytes) {
-            list.push(match weights {
+        let mut pack = || -> Result<Packed, kernels::ShapeError> {
+            Ok(match weights {
                 "f32" => Packed::Float(PackedWeights::pack(exec, &values, &bias, depth, Storage::F32)?),
                 "bf16" => Packed::Float(PackedWeights::pack(exec, &values, &bias, depth, Storage::Bf16)?),
-                _ => Packed::Int8(PackedWeightsI8::pack(exec, &values, &bias, depth)?),
-            });
+                "int8" => Packed::Int8(PackedWeightsI8::pack(exec, &values, &bias, depth)?),
+                _ => {
+                    let groups = (GroupSize::largest_for(depth), Scheme::Asymmetric);
+                    Packed::Int4(PackedWeightsI4::pack(exec, &values, &bias, depth, groups)?)
+                }
+            })
+        };
+        let mut list = vec![pack()?];
+        let bytes = list[0].bytes();
+        while list.len() * bytes < FOOTPRINT_BYTES {
+            list.push(pack()?);
         }
         Ok(Self {
             name: format!("gemm {weights} {depth}x{columns}"),
@@ -157,6 +171,7 @@ impl Matrices {
         let time = shortest(self.list.len(), |index| match &self.list[index] {
             Packed::Float(weights) => gemm(exec, &a, weights, Epilogue::Bias, &mut out),
             Packed::Int8(weights) => gemm_i8(exec, &a, weights, Epilogue::Bias, &mut out),
+            Packed::Int4(weights) => gemm_i4(exec, &a, weights, Epilogue::Bias, &mut out),
         })?;
         Ok(Line {
             name: format!("{}, {rows} rows", self.name),

@@ -1,5 +1,6 @@
 //! What a CPU kernel runs on: the chosen instruction set, the threads and scratch that is kept between calls.
 
+use crate::gemm_i4::QuantizedGroups;
 use crate::gemm_i8::QuantizedRows;
 use crate::paged_attention::Plan;
 use crate::simd::Isa;
@@ -11,6 +12,7 @@ pub struct CpuExec {
     pub(crate) team: Team,
     pub(crate) isa: Isa,
     pub(crate) quantized: QuantizedRows,
+    pub(crate) quantized_groups: QuantizedGroups,
     pub(crate) plan: Plan,
 }
 
@@ -26,6 +28,7 @@ impl CpuExec {
             team,
             isa: isa.or_portable(),
             quantized: QuantizedRows::default(),
+            quantized_groups: QuantizedGroups::default(),
             plan: Plan::default(),
         }
     }

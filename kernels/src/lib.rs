@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `gemm` | f32 or bf16 weights times f32 activations, fused bias, GELU or residual |
 //! | `gemm_i8` | int8 weights times int8 activations quantized per row |
+//! | `gemm_i4` | int4 weights in groups times int8 activations in the same groups |
 //! | `attention` | softmax attention over a packed batch of sequences |
 //! | `layernorm` | layer normalization, with an optional residual |
 //! | `embedding` | sum of word, position and type rows, then layer normalization |
@@ -20,7 +21,9 @@ pub mod embedding;
 mod error;
 mod exec;
 pub mod gemm;
+pub mod gemm_i4;
 pub mod gemm_i8;
+pub mod half;
 mod head_columns;
 pub mod layernorm;
 pub mod paged_attention;

@@ -15,8 +15,11 @@ use crate::simd::{Ahead, Kernel, MAX_TILE_ROWS, PANEL, PanelElement, Simd, tile_
 const BLOCK_ROWS: usize = 8 * MAX_TILE_ROWS;
 /// Piece of a panel that all rows of a task use before the next: it and the next one, which is fetched meanwhile, fit the first-level cache.
 const PIECE_BYTES: usize = 8 * 1024;
-/// Tasks per thread to aim for, so that a thread that was interrupted does not hold up the others.
+/// Tasks per thread to aim for with few rows, so that a thread that was interrupted does not hold up the others;
+/// more would cut the stream of weights, which is what such a product waits for, into pieces of a few panels.
 const TASKS_PER_THREAD: usize = 4;
+/// The same with many rows, where a task takes 100 µs and a thread without one waits on average half of that for each product.
+const LONG_TASKS_PER_THREAD: usize = 16;
 
 /// How a product is cut into tasks: blocks of rows times blocks of panels.
 pub(crate) struct Grid {
@@ -29,10 +32,15 @@ pub(crate) struct Grid {
 impl Grid {
     pub(crate) fn new(rows: usize, panels: usize, threads: usize) -> Self {
         let row_blocks = rows.div_ceil(BLOCK_ROWS);
+        let tasks_per_thread = if rows > BLOCK_ROWS / 2 {
+            LONG_TASKS_PER_THREAD
+        } else {
+            TASKS_PER_THREAD
+        };
         let panel_blocks = if threads == 1 {
             1
         } else {
-            (threads * TASKS_PER_THREAD).div_ceil(row_blocks.max(1)).min(panels)
+            (threads * tasks_per_thread).div_ceil(row_blocks.max(1)).min(panels)
         };
         Self {
             rows,

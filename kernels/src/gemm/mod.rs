@@ -57,6 +57,11 @@ impl PackedWeights {
         })
     }
 
+    /// Memory of the weights, in bytes.
+    pub fn bytes(&self) -> usize {
+        self.panels.bytes()
+    }
+
     /// Inputs of a row.
     pub fn depth(&self) -> usize {
         self.depth

@@ -20,6 +20,13 @@ impl Panels {
         }
     }
 
+    pub(super) fn bytes(&self) -> usize {
+        match self {
+            Self::F32(panels) => size_of_val(&panels[..]),
+            Self::Bf16(panels) => size_of_val(&panels[..]),
+        }
+    }
+
     /// One column, `[depth]`; the length of `out` is the depth.
     pub(super) fn unpack(&self, column: usize, out: &mut [f32]) {
         match self {

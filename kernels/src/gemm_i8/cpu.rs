@@ -5,7 +5,7 @@
 
 use std::ops::Range;
 
-use super::{DEPTH_STEP, PackedWeightsI8, QuantizedRows};
+use super::{DEPTH_STEP, PIECE_DEPTH, PackedWeightsI8, QuantizedRows};
 use crate::exec::CpuExec;
 use crate::gemm::{Epilogue, Grid, Writer};
 use crate::shared_mut::SharedMut;
@@ -82,38 +82,44 @@ impl Block<'_> {
     fn tile<S: Simd, const R: usize>(&self, simd: S, row: usize, panel: usize) {
         let QuantizedRows { values, stride, scales } = self.product.rows;
         let weights = self.product.weights;
-        let mut acc = [[simd.zero_i32(); 2]; R];
+        let mut sums = [[simd.splat(0.0); 2]; R];
         // SAFETY: lengths were checked on entry: each quantized row has `stride` values, each panel `stride * 16`;
         // the grid keeps `row + R` and `panel` inside and gives each tile to one task only; scales are padded to whole panels.
         unsafe {
             let a = values.as_ptr().add(row * stride);
             let b = weights.panels.as_ptr().add(panel * stride * PANEL);
-            // Unrolled: the loop is bound by the number of instructions, and this saves most address arithmetic.
-            for step in (0..*stride).step_by(DEPTH_STEP) {
-                for line in (0..DEPTH_STEP * PANEL).step_by(64) {
-                    simd.prefetch(b.wrapping_add(step * PANEL + line + AHEAD_BYTES).cast());
+            for piece in (0..*stride).step_by(PIECE_DEPTH) {
+                let mut acc = [[simd.zero_i32(); 2]; R];
+                // Unrolled: the loop is bound by the number of instructions, and this saves most address arithmetic.
+                for step in (piece..(*stride).min(piece + PIECE_DEPTH)).step_by(DEPTH_STEP) {
+                    for line in (0..DEPTH_STEP * PANEL).step_by(64) {
+                        simd.prefetch(b.wrapping_add(step * PANEL + line + AHEAD_BYTES).cast());
+                    }
+                    for k in (step..step + DEPTH_STEP).step_by(2) {
+                        let low = simd.load_i8(b.add(k * PANEL));
+                        let high = simd.load_i8(b.add((k + 1) * PANEL));
+                        for (r, acc) in acc.iter_mut().enumerate() {
+                            let x = simd.splat_pair(a.add(r * stride + k));
+                            acc[0] = simd.madd(acc[0], x, low);
+                            acc[1] = simd.madd(acc[1], x, high);
+                        }
+                    }
                 }
-                for k in (step..step + DEPTH_STEP).step_by(2) {
-                    let low = simd.load_i8(b.add(k * PANEL));
-                    let high = simd.load_i8(b.add((k + 1) * PANEL));
-                    for (r, acc) in acc.iter_mut().enumerate() {
-                        let x = simd.splat_pair(a.add(r * stride + k));
-                        acc[0] = simd.madd(acc[0], x, low);
-                        acc[1] = simd.madd(acc[1], x, high);
+                for (sums, acc) in sums.iter_mut().zip(acc) {
+                    for half in 0..2 {
+                        sums[half] = simd.add(sums[half], simd.to_f32(acc[half]));
                     }
                 }
             }
             let by_column = weights.scales.as_ptr().add(panel * PANEL);
             let by_column = [simd.load(by_column), simd.load(by_column.add(8))];
-            let mut scaled = [[simd.splat(0.0); 2]; R];
-            for (r, (to, from)) in scaled.iter_mut().zip(acc).enumerate() {
+            for (r, sums) in sums.iter_mut().enumerate() {
                 let by_row = simd.splat(scales[row + r]);
                 for half in 0..2 {
-                    let scale = simd.mul(by_row, by_column[half]);
-                    to[half] = simd.mul(simd.to_f32(from[half]), scale);
+                    sums[half] = simd.mul(sums[half], simd.mul(by_row, by_column[half]));
                 }
             }
-            self.product.writer.write(simd, scaled, row, panel);
+            self.product.writer.write(simd, sums, row, panel);
         }
     }
 }

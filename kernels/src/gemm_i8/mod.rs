@@ -2,7 +2,7 @@
 //!
 //! Weights: symmetric, one scale per output column, -127..=127, quantized at load.
 //! Activations: symmetric, one scale per row (token), 12 bits, quantized on each call; an instruction set with 8-bit products would use 8.
-//! Products are summed exactly in i32 (no 16-bit saturation), which holds for a depth up to 2^31 / (127 * 2,047) = 8,260.
+//! Products are summed exactly in i32 (no 16-bit saturation) over pieces of 8,192 of the depth, and the pieces in f32.
 //! Layout: panels of 16 columns, pairs of depth beside each other (`[depth / 2, 16, 2]`), depth padded with zeros to a multiple of 8.
 
 mod cpu;
@@ -19,8 +19,10 @@ pub use quantize::{ACTIVATION_LIMIT, WEIGHT_LIMIT, quantize_row};
 /// Depth that one turn of the inner loop takes; rows and panels are padded to a multiple of it.
 const DEPTH_STEP: usize = 8;
 
-/// Largest depth whose sum of products fits an i32.
-const MAX_DEPTH: usize = (i32::MAX / (WEIGHT_LIMIT as i32 * ACTIVATION_LIMIT as i32)) as usize;
+/// Depth that is summed in i32: the sum of products fits even when a checkpoint brings weights of -128.
+const PIECE_DEPTH: usize = 8_192;
+const _: () = assert!(PIECE_DEPTH as i64 * 128 * ACTIVATION_LIMIT as i64 <= i32::MAX as i64);
+const _: () = assert!(PIECE_DEPTH.is_multiple_of(DEPTH_STEP));
 
 /// An int8 weight matrix with its scales and bias, packed for the CPU kernel.
 #[derive(Debug)]
@@ -40,14 +42,6 @@ impl PackedWeightsI8 {
         expect_nonzero(OP, "depth", depth)?;
         expect_nonzero(OP, "columns", columns)?;
         expect_len(OP, "weight", weight.len(), columns * depth)?;
-        if depth > MAX_DEPTH {
-            return Err(ShapeError::Length {
-                op: OP,
-                what: "depth",
-                actual: depth,
-                expected: MAX_DEPTH,
-            });
-        }
         let (panels, scales) = quantize::pack(exec, weight, depth);
         Ok(Self {
             depth,
@@ -56,6 +50,34 @@ impl PackedWeightsI8 {
             scales,
             panels,
         })
+    }
+
+    /// Packs weights that are quantized already: `values` is `[columns, depth]`, `scales` and `bias` are `[columns]`.
+    pub fn from_quantized(
+        exec: &mut CpuExec,
+        values: &[i8],
+        scales: &[f32],
+        bias: &[f32],
+        depth: usize,
+    ) -> Result<Self, ShapeError> {
+        const OP: &str = "gemm_i8 from_quantized";
+        let columns = bias.len();
+        expect_nonzero(OP, "depth", depth)?;
+        expect_nonzero(OP, "columns", columns)?;
+        expect_len(OP, "values", values.len(), columns * depth)?;
+        expect_len(OP, "scales", scales.len(), columns)?;
+        Ok(Self {
+            depth,
+            columns,
+            bias: crate::gemm::padded(bias),
+            scales: crate::gemm::padded(scales),
+            panels: quantize::pack_values(exec, values, depth),
+        })
+    }
+
+    /// Memory of the weights with their scales, in bytes.
+    pub fn bytes(&self) -> usize {
+        self.panels.len() + size_of_val(&self.scales[..])
     }
 
     /// Inputs of a row.
@@ -136,24 +158,49 @@ mod tests {
     }
 
     #[test]
-    fn the_largest_values_do_not_saturate() {
-        let (depth, columns) = (MAX_DEPTH, 16);
-        let a: Vec<f32> = vec![1.0; 3 * depth];
-        let weight: Vec<f32> = vec![-1.0; columns * depth];
-        for mut exec in all_execs() {
-            let packed = PackedWeightsI8::pack(&mut exec, &weight, &[0.0; 16], depth).unwrap();
-            let mut out = vec![0.0; 3 * columns];
-            gemm_i8(&mut exec, &a, &packed, Epilogue::Bias, &mut out).unwrap();
-            assert!(out.iter().all(|y| (y + MAX_DEPTH as f32).abs() < 0.01));
+    fn the_largest_values_do_not_saturate_at_any_depth() {
+        for depth in [PIECE_DEPTH, PIECE_DEPTH + 1, 14_336, 3 * PIECE_DEPTH] {
+            let a: Vec<f32> = vec![1.0; 3 * depth];
+            let weight: Vec<f32> = vec![-1.0; 16 * depth];
+            for mut exec in all_execs() {
+                let packed = PackedWeightsI8::pack(&mut exec, &weight, &[0.0; 16], depth).unwrap();
+                let mut out = vec![0.0; 3 * 16];
+                gemm_i8(&mut exec, &a, &packed, Epilogue::Bias, &mut out).unwrap();
+                assert!(out.iter().all(|y| (y + depth as f32).abs() < 0.02));
+                let (values, scales) = (vec![-128; 16 * depth], [1.0; 16]);
+                let packed = PackedWeightsI8::from_quantized(&mut exec, &values, &scales, &[0.0; 16], depth).unwrap();
+                gemm_i8(&mut exec, &a, &packed, Epilogue::Bias, &mut out).unwrap();
+                assert!(out.iter().all(|y| (y / 128.0 + depth as f32).abs() < 0.02));
+            }
         }
     }
 
     #[test]
-    fn a_depth_that_could_overflow_is_refused() {
-        let depth = MAX_DEPTH + 1;
+    fn a_deep_product_matches_the_reference() {
+        let (rows, depth, columns) = (3, 2 * PIECE_DEPTH + 24, 17);
+        let (a, weight, bias) = (random(rows * depth, 1), random(columns * depth, 2), random(columns, 3));
+        let exact = reference::gemm_i8(&a, &weight, &bias, depth, Epilogue::Bias);
+        for mut exec in all_execs() {
+            let packed = PackedWeightsI8::pack(&mut exec, &weight, &bias, depth).unwrap();
+            let mut out = vec![f32::NAN; rows * columns];
+            gemm_i8(&mut exec, &a, &packed, Epilogue::Bias, &mut out).unwrap();
+            assert_close(&out, &exact, 1e-5 * (depth as f64).sqrt());
+        }
+    }
+
+    #[test]
+    fn ready_weights_are_those_quantized_here() {
+        let (depth, columns) = (33, 40);
+        let weight = random(columns * depth, 2);
         let mut exec = CpuExec::new(1).unwrap();
-        let packed = PackedWeightsI8::pack(&mut exec, &vec![0.0; depth], &[0.0], depth);
-        assert!(packed.is_err());
+        let packed = PackedWeightsI8::pack(&mut exec, &weight, &vec![0.0; columns], depth).unwrap();
+        let rows = weight.chunks_exact(depth).map(|row| quantize_row(row, WEIGHT_LIMIT));
+        let (values, scales): (Vec<Vec<i16>>, Vec<f32>) = rows.unzip();
+        let values: Vec<i8> = values.concat().into_iter().map(|value| value as i8).collect();
+        let ready = PackedWeightsI8::from_quantized(&mut exec, &values, &scales, &vec![0.0; columns], depth).unwrap();
+        assert_eq!((ready.panels, ready.scales), (packed.panels, packed.scales));
+        let short = PackedWeightsI8::from_quantized(&mut exec, &values, &scales[1..], &vec![0.0; columns], depth);
+        assert!(short.is_err());
     }
 
     #[test]

@@ -12,7 +12,7 @@ pub const WEIGHT_LIMIT: i16 = 127;
 ///
 /// The multiply takes 16-bit operands anyway, so more than 8 bits cost nothing here.
 /// MiniLM, smallest cosine to f32 over the fixture: 0.978 with 127, 0.993 with 255, 0.996 with 1,023 and above.
-/// More bits would only lower the largest depth whose sum fits an i32.
+/// More bits would only shorten the piece of the depth whose sum fits an i32.
 pub const ACTIVATION_LIMIT: i16 = 2_047;
 
 /// Rows of one quantization task: enough work to be worth handing to another thread.
@@ -154,6 +154,25 @@ pub(super) fn pack(exec: &mut CpuExec, weight: &[f32], depth: usize) -> (Vec<i8>
         }
     });
     (panels, scales)
+}
+
+/// Packs quantized weights `[columns, depth]`; panels are padded with zeros.
+pub(super) fn pack_values(exec: &mut CpuExec, values: &[i8], depth: usize) -> Vec<i8> {
+    let columns = values.len() / depth;
+    let panel_len = depth.next_multiple_of(DEPTH_STEP) * PANEL;
+    let mut panels = vec![0_i8; columns.div_ceil(PANEL) * panel_len];
+    let out = SharedMut::new(&mut panels);
+    exec.team.run(columns.div_ceil(PANEL), &|panel| {
+        // SAFETY: each task writes its own panel.
+        let out = unsafe { out.part(panel * panel_len..(panel + 1) * panel_len) };
+        for column in 0..PANEL.min(columns - panel * PANEL) {
+            let from = &values[(panel * PANEL + column) * depth..][..depth];
+            for (k, value) in from.iter().enumerate() {
+                out[(k / 2 * PANEL + column) * 2 + k % 2] = *value;
+            }
+        }
+    });
+    panels
 }
 
 /// The weights of one column, `[depth]`, times their scale; the length of `out` is the depth.

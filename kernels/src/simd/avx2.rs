@@ -1,24 +1,26 @@
-//! AVX2 and FMA behind the `Simd` trait; input: detection at run time, output: intrinsics.
+//! AVX2, FMA and F16C behind the `Simd` trait; input: detection at run time, output: intrinsics.
 
 use std::arch::x86_64::*;
 
 use super::{Kernel, Simd};
 
-/// Proof that the processor has AVX2 and FMA; the only way to make one is [`Avx2::detect`].
+/// Proof that the processor has AVX2, FMA and F16C; the only way to make one is [`Avx2::detect`].
 #[derive(Clone, Copy)]
 pub(crate) struct Avx2(());
 
 impl Avx2 {
-    /// A proof when the processor has both (the standard library caches the answer).
+    /// A proof when the processor has all three (the standard library caches the answer).
     #[inline]
     pub(crate) fn detect() -> Option<Self> {
-        (is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma")).then_some(Self(()))
+        let has_all =
+            is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") && is_x86_feature_detected!("f16c");
+        has_all.then_some(Self(()))
     }
 
-    /// Runs a kernel compiled with AVX2 and FMA.
+    /// Runs a kernel compiled with AVX2, FMA and F16C.
     #[inline]
     pub(crate) fn run<K: Kernel>(self, kernel: K) -> K::Output {
-        #[target_feature(enable = "avx2,fma")]
+        #[target_feature(enable = "avx2,fma,f16c")]
         fn inner<K: Kernel>(simd: Avx2, kernel: K) -> K::Output {
             kernel.run(simd)
         }
@@ -27,11 +29,12 @@ impl Avx2 {
     }
 }
 
-// Every `unsafe` block below calls instructions of AVX2 or FMA; that is sound because an `Avx2` exists only after detection.
+// Every `unsafe` block below calls instructions of AVX2, FMA or F16C; that is sound because an `Avx2` exists only after detection.
 impl Simd for Avx2 {
     type V = __m256;
     type I32 = __m256i;
     type I16 = __m256i;
+    type Bytes = __m256i;
 
     #[inline(always)]
     fn splat(self, value: f32) -> __m256 {
@@ -189,6 +192,57 @@ impl Simd for Avx2 {
             let low = _mm256_castsi256_si128(wide);
             let narrow = _mm_packs_epi32(low, _mm256_extracti128_si256::<1>(wide));
             _mm_storeu_si128(to.cast(), narrow);
+        }
+    }
+
+    #[inline(always)]
+    fn zero_i16(self) -> __m256i {
+        self.zero_i32()
+    }
+
+    #[inline(always)]
+    unsafe fn load_nibbles(self, from: *const u8) -> (__m256i, __m256i) {
+        // SAFETY: the processor has AVX2; the caller promises 32 readable u8.
+        unsafe {
+            let both = _mm256_loadu_si256(from.cast());
+            let mask = _mm256_set1_epi8(15);
+            // A shift of 16-bit lanes: what crosses from byte to byte is masked away.
+            let high = _mm256_srli_epi16::<4>(both);
+            (_mm256_and_si256(both, mask), _mm256_and_si256(high, mask))
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn splat_quad(self, from: *const i8) -> __m256i {
+        // SAFETY: the processor has AVX2; the caller promises 4 readable i8, read as one unaligned i32.
+        unsafe { _mm256_set1_epi32(from.cast::<i32>().read_unaligned()) }
+    }
+
+    #[inline(always)]
+    fn madd_bytes(self, acc: __m256i, a: __m256i, b: __m256i) -> __m256i {
+        // SAFETY: the processor has AVX2.
+        unsafe { _mm256_add_epi16(acc, _mm256_maddubs_epi16(a, b)) }
+    }
+
+    #[inline(always)]
+    unsafe fn load_f16(self, from: *const u16) -> __m256 {
+        // SAFETY: the processor has F16C; the caller promises 8 readable u16.
+        unsafe { _mm256_cvtph_ps(_mm_loadu_si128(from.cast())) }
+    }
+
+    #[inline(always)]
+    unsafe fn load_u8(self, from: *const u8) -> __m256 {
+        // SAFETY: the processor has AVX2; the caller promises 8 readable u8.
+        unsafe { _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_loadl_epi64(from.cast()))) }
+    }
+
+    #[inline(always)]
+    unsafe fn store_i8(self, to: *mut i8, value: __m256) {
+        // SAFETY: the processor has AVX2; the caller promises 8 writable i8.
+        unsafe {
+            let wide = _mm256_cvtps_epi32(value);
+            let half = _mm_packs_epi32(_mm256_castsi256_si128(wide), _mm256_extracti128_si256::<1>(wide));
+            _mm_storel_epi64(to.cast(), _mm_packs_epi16(half, half));
         }
     }
 }

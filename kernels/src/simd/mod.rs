@@ -18,7 +18,7 @@ pub(crate) const PANEL: usize = 16;
 pub enum Isa {
     /// Plain Rust that the compiler vectorizes for the target's baseline.
     Portable,
-    /// x86-64 with AVX2 and FMA.
+    /// x86-64 with AVX2, FMA and F16C.
     Avx2,
 }
 
@@ -72,6 +72,8 @@ pub(crate) trait Simd: Copy + Send + Sync {
     type I32: Copy;
     /// Sixteen i16.
     type I16: Copy;
+    /// Thirty-two bytes.
+    type Bytes: Copy;
 
     fn splat(self, value: f32) -> Self::V;
     /// # Safety
@@ -122,6 +124,35 @@ pub(crate) trait Simd: Copy + Send + Sync {
     /// # Safety
     /// `to` must be valid for writing 8 i16.
     unsafe fn store_i16(self, to: *mut i16, value: Self::V);
+
+    fn zero_i16(self) -> Self::I16;
+    /// The 64 half bytes of 32 bytes: the low ones and the high ones, 0..=15 each.
+    ///
+    /// # Safety
+    /// `from` must be valid for reading 32 u8.
+    unsafe fn load_nibbles(self, from: *const u8) -> (Self::Bytes, Self::Bytes);
+    /// The four i8 at `from`, repeated eight times.
+    ///
+    /// # Safety
+    /// `from` must be valid for reading 4 i8.
+    unsafe fn splat_quad(self, from: *const i8) -> Self::Bytes;
+    /// Lane `i`: `acc[i] + a[2i] * b[2i] + a[2i + 1] * b[2i + 1]` with unsigned `a` and signed `b`; the caller keeps every sum within i16.
+    fn madd_bytes(self, acc: Self::I16, a: Self::Bytes, b: Self::Bytes) -> Self::I16;
+    /// 8 f16, widened.
+    ///
+    /// # Safety
+    /// `from` must be valid for reading 8 u16.
+    unsafe fn load_f16(self, from: *const u16) -> Self::V;
+    /// 8 u8 as f32.
+    ///
+    /// # Safety
+    /// `from` must be valid for reading 8 u8.
+    unsafe fn load_u8(self, from: *const u8) -> Self::V;
+    /// Rounds 8 f32 in -128..=127 to i8.
+    ///
+    /// # Safety
+    /// `to` must be valid for writing 8 i8.
+    unsafe fn store_i8(self, to: *mut i8, value: Self::V);
 }
 
 /// Element type of a panel: rows of 16 columns, in the order its vectors are loaded.

@@ -1,6 +1,7 @@
 //! The `Simd` trait in plain Rust for any target; input: arrays of eight lanes, output: loops the compiler vectorizes.
 
 use super::Simd;
+use crate::half::f32_from_f16;
 
 /// Arrays of eight lanes.
 #[derive(Clone, Copy)]
@@ -25,6 +26,7 @@ impl Simd for Portable {
     type V = F;
     type I32 = [i32; 8];
     type I16 = [i16; 16];
+    type Bytes = [u8; 32];
 
     #[inline(always)]
     fn splat(self, value: f32) -> F {
@@ -158,5 +160,49 @@ impl Simd for Portable {
         let narrow: [i16; 8] = std::array::from_fn(|lane| (value[lane] + SHIFT).to_bits() as u16 as i16);
         // SAFETY: the caller promises 8 writable i16.
         unsafe { to.cast::<[i16; 8]>().write_unaligned(narrow) }
+    }
+
+    #[inline(always)]
+    fn zero_i16(self) -> [i16; 16] {
+        [0; 16]
+    }
+
+    #[inline(always)]
+    unsafe fn load_nibbles(self, from: *const u8) -> ([u8; 32], [u8; 32]) {
+        // SAFETY: the caller promises 32 readable u8.
+        let both = unsafe { from.cast::<[u8; 32]>().read_unaligned() };
+        (both.map(|byte| byte & 15), both.map(|byte| byte >> 4))
+    }
+
+    #[inline(always)]
+    unsafe fn splat_quad(self, from: *const i8) -> [u8; 32] {
+        // SAFETY: the caller promises 4 readable i8.
+        let quad = unsafe { from.cast::<[u8; 4]>().read_unaligned() };
+        std::array::from_fn(|lane| quad[lane % 4])
+    }
+
+    #[inline(always)]
+    fn madd_bytes(self, acc: [i16; 16], a: [u8; 32], b: [u8; 32]) -> [i16; 16] {
+        let product = |at: usize| i16::from(a[at]) * i16::from(b[at] as i8);
+        std::array::from_fn(|lane| acc[lane] + product(2 * lane) + product(2 * lane + 1))
+    }
+
+    #[inline(always)]
+    unsafe fn load_f16(self, from: *const u16) -> F {
+        // SAFETY: the caller promises 8 readable u16.
+        unsafe { from.cast::<[u16; 8]>().read_unaligned() }.map(f32_from_f16)
+    }
+
+    #[inline(always)]
+    unsafe fn load_u8(self, from: *const u8) -> F {
+        // SAFETY: the caller promises 8 readable u8.
+        unsafe { from.cast::<[u8; 8]>().read_unaligned() }.map(f32::from)
+    }
+
+    #[inline(always)]
+    unsafe fn store_i8(self, to: *mut i8, value: F) {
+        let narrow: [i8; 8] = std::array::from_fn(|lane| (value[lane] + SHIFT).to_bits() as u8 as i8);
+        // SAFETY: the caller promises 8 writable i8.
+        unsafe { to.cast::<[i8; 8]>().write_unaligned(narrow) }
     }
 }

@@ -36,7 +36,7 @@ pub struct ModelConfig {
     pub path: PathBuf,
     /// What computes.
     pub engine: EngineKind,
-    /// Number format of the weights.
+    /// Number format of the weights: `f32`, `bf16`, `int8` or `int4`.
     pub precision: String,
     /// Threads that compute; 0 = one per core.
     pub threads: usize,

@@ -90,6 +90,10 @@ pub struct UpArgs {
     /// Do not serve the default models
     #[arg(long)]
     pub no_default_model: bool,
+    /// Quantize the weights of models that write text when they are loaded: int8 (symmetric, per output) or int4
+    /// (asymmetric, per group of up to 128 inputs)
+    #[arg(long, value_name = "FORMAT")]
+    pub quantize: Option<Quantize>,
     /// Keep nothing: broker data, keys and ledger live in a temporary folder until the end
     #[arg(long)]
     pub ephemeral: bool,
@@ -114,6 +118,25 @@ pub struct UpArgs {
     /// Write what --json prints to this file as well, once the mesh is ready
     #[arg(long, value_name = "FILE")]
     pub ready_file: Option<PathBuf>,
+}
+
+/// A format of quantized weights.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Quantize {
+    /// 8 bits
+    Int8,
+    /// 4 bits
+    Int4,
+}
+
+impl Quantize {
+    /// Its name in a worker's configuration.
+    pub fn precision(self) -> &'static str {
+        match self {
+            Self::Int8 => "int8",
+            Self::Int4 => "int4",
+        }
+    }
 }
 
 /// `NAME=PATH`.
@@ -367,6 +390,7 @@ mod tests {
             (8000, 1, None, 9464)
         );
         assert!(args.models.is_empty() && args.echo.is_empty() && !args.ephemeral);
+        assert_eq!(args.quantize, None);
         assert_eq!(parse("up").unwrap().mesh.data_dir, PathBuf::from(".portalis"));
     }
 

@@ -13,8 +13,11 @@ pub enum Precision {
     F32,
     /// bf16 weights, f32 products and sums.
     Bf16,
-    /// int8 weights (per output) and activations (per token), i32 sums.
+    /// int8 weights (symmetric, per output) and integer activations (per token), i32 sums; a decoder's word table is int8 too (per word).
     Int8,
+    /// int4 weights (asymmetric, groups of 128 of the depth, or of 64 or 32 where those divide it) and int8 activations (per token and group).
+    /// A decoder's word table is int8 (per word), also where it is the output layer.
+    Int4,
 }
 
 impl Precision {
@@ -24,6 +27,7 @@ impl Precision {
             Self::F32 => "f32",
             Self::Bf16 => "bf16",
             Self::Int8 => "int8",
+            Self::Int4 => "int4",
         }
     }
 }
@@ -36,14 +40,14 @@ impl std::fmt::Display for Precision {
 
 /// A precision's name was not known.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("precision `{0}` is not one of f32, bf16, int8")]
+#[error("precision `{0}` is not one of f32, bf16, int8, int4")]
 pub struct UnknownPrecision(String);
 
 impl std::str::FromStr for Precision {
     type Err = UnknownPrecision;
 
     fn from_str(name: &str) -> Result<Self, Self::Err> {
-        [Self::F32, Self::Bf16, Self::Int8]
+        [Self::F32, Self::Bf16, Self::Int8, Self::Int4]
             .into_iter()
             .find(|precision| precision.name() == name)
             .ok_or_else(|| UnknownPrecision(name.to_owned()))

@@ -6,6 +6,7 @@ use std::collections::HashMap;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
+use kernels::half::f32_from_f16;
 use memmap2::Mmap;
 use safetensors::tensor::{Dtype, Metadata, SafeTensors, TensorInfo};
 use serde::Deserialize;
@@ -107,6 +108,16 @@ impl Weights {
         self.find(tensor).is_some_and(|(_, info)| info.dtype == Dtype::BF16)
     }
 
+    /// Whether a tensor is stored as int8.
+    pub(crate) fn is_i8(&self, tensor: &str) -> bool {
+        self.find(tensor).is_some_and(|(_, info)| info.dtype == Dtype::I8)
+    }
+
+    /// The sizes of a tensor, when there is one.
+    pub(crate) fn shape(&self, tensor: &str) -> Option<&[usize]> {
+        self.find(tensor).map(|(_, info)| &info.shape[..])
+    }
+
     fn find(&self, tensor: &str) -> Option<(&Shard, &TensorInfo)> {
         let place = if self.places.is_empty() {
             0
@@ -117,14 +128,19 @@ impl Weights {
         Some((shard, shard.metadata.info(tensor)?))
     }
 
-    /// Elements of all floating-point tensors.
+    /// Elements of all weights: floating-point tensors but the scales of quantized ones, int8 tensors, and words of eight 4-bit values.
     pub(crate) fn parameters(&self) -> u64 {
-        let is_weight = |info: &&TensorInfo| matches!(info.dtype, Dtype::F32 | Dtype::F16 | Dtype::BF16);
-        let count = |info: &TensorInfo| info.shape.iter().product::<usize>() as u64;
-        let of_shard = |shard: &Shard| -> u64 {
-            let tensors = shard.metadata.tensors();
-            tensors.into_values().filter(is_weight).map(count).sum()
+        let is_scale = |name: &str| name.ends_with(".scales") || name.ends_with("_scale");
+        let count = |(name, info): (&String, &&TensorInfo)| -> u64 {
+            let elements = info.shape.iter().product::<usize>() as u64;
+            match info.dtype {
+                Dtype::F32 | Dtype::F16 | Dtype::BF16 if !is_scale(name) => elements,
+                Dtype::I8 => elements,
+                Dtype::I32 if name.ends_with(".qweight") => 8 * elements,
+                _ => 0,
+            }
         };
+        let of_shard = |shard: &Shard| -> u64 { shard.metadata.tensors().iter().map(count).sum() };
         self.shards.iter().map(of_shard).sum()
     }
 
@@ -135,30 +151,56 @@ impl Weights {
         }
     }
 
-    /// A tensor of the given shape.
-    pub(crate) fn f32(&self, tensor: &str, shape: &[usize]) -> Result<Cow<'_, [f32]>, LoadError> {
-        let refuse = |file: &Path, reason: String| LoadError::Tensor {
-            file: file.to_owned(),
+    /// An error that names a tensor.
+    pub(crate) fn refuse(&self, tensor: &str, reason: String) -> LoadError {
+        let file = self.find(tensor).map_or(&self.file, |(shard, _)| &shard.file);
+        LoadError::Tensor {
+            file: file.clone(),
             tensor: tensor.to_owned(),
             reason,
+        }
+    }
+
+    /// A tensor of the given shape: its type and its bytes.
+    fn bytes(&self, tensor: &str, shape: &[usize]) -> Result<(Dtype, &[u8]), LoadError> {
+        let Some((shard, info)) = self.find(tensor) else {
+            return Err(self.refuse(tensor, "is missing".to_owned()));
         };
-        let (shard, info) = self
-            .find(tensor)
-            .ok_or_else(|| refuse(&self.file, "is missing".to_owned()))?;
         if info.shape != shape {
             let reason = format!("has shape {:?}, expected {shape:?}", info.shape);
-            return Err(refuse(&shard.file, reason));
+            return Err(self.refuse(tensor, reason));
         }
-        let bytes = shard.bytes(info);
-        match info.dtype {
+        Ok((info.dtype, shard.bytes(info)))
+    }
+
+    /// A floating-point tensor of the given shape.
+    pub(crate) fn f32(&self, tensor: &str, shape: &[usize]) -> Result<Cow<'_, [f32]>, LoadError> {
+        let (dtype, bytes) = self.bytes(tensor, shape)?;
+        match dtype {
             Dtype::F32 => Ok(f32_values(bytes)),
             Dtype::F16 => Ok(halves(bytes, f32_from_f16)),
             Dtype::BF16 => Ok(halves(bytes, |bits| f32::from_bits(u32::from(bits) << 16))),
-            other => Err(refuse(
-                &shard.file,
-                format!("has type {other:?}, expected F32, F16 or BF16"),
-            )),
+            other => Err(self.refuse(tensor, format!("has type {other:?}, expected F32, F16 or BF16"))),
         }
+    }
+
+    /// A tensor of 32-bit words of the given shape.
+    pub(crate) fn i32(&self, tensor: &str, shape: &[usize]) -> Result<Vec<i32>, LoadError> {
+        let (dtype, bytes) = self.bytes(tensor, shape)?;
+        if dtype != Dtype::I32 {
+            return Err(self.refuse(tensor, format!("has type {dtype:?}, expected I32")));
+        }
+        let (words, _) = bytes.as_chunks::<4>();
+        Ok(words.iter().map(|word| i32::from_le_bytes(*word)).collect())
+    }
+
+    /// A tensor of int8 of the given shape.
+    pub(crate) fn i8(&self, tensor: &str, shape: &[usize]) -> Result<Vec<i8>, LoadError> {
+        let (dtype, bytes) = self.bytes(tensor, shape)?;
+        if dtype != Dtype::I8 {
+            return Err(self.refuse(tensor, format!("has type {dtype:?}, expected I8")));
+        }
+        Ok(bytes.iter().map(|byte| byte.cast_signed()).collect())
     }
 }
 
@@ -223,21 +265,6 @@ fn halves(bytes: &[u8], widen: impl Fn(u16) -> f32) -> Cow<'_, [f32]> {
     Cow::Owned(values.collect())
 }
 
-/// IEEE half precision to f32, exact.
-fn f32_from_f16(bits: u16) -> f32 {
-    let sign = u32::from(bits & 0x8000) << 16;
-    let exponent = u32::from(bits >> 10) & 0x1f;
-    let fraction = u32::from(bits) & 0x3ff;
-    let magnitude = match exponent {
-        // Subnormal: a multiple of 2^-24.
-        0 => (fraction as f32 * 2_f32.powi(-24)).to_bits(),
-        0x1f => 0x7f80_0000 | (fraction << 13),
-        // The exponent's bias goes from 15 to 127.
-        _ => ((exponent + 112) << 23) | (fraction << 13),
-    };
-    f32::from_bits(sign | magnitude)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -276,16 +303,6 @@ mod tests {
     }
 
     #[test]
-    fn half_precision_corners_are_exact() {
-        assert_eq!(f32_from_f16(0x0001), 2_f32.powi(-24));
-        assert_eq!(f32_from_f16(0x03ff), 1_023.0 * 2_f32.powi(-24));
-        assert_eq!(f32_from_f16(0x0400), 2_f32.powi(-14));
-        assert_eq!(f32_from_f16(0x8000).to_bits(), (-0.0_f32).to_bits());
-        assert_eq!(f32_from_f16(0xfc00), f32::NEG_INFINITY);
-        assert!(f32_from_f16(0x7e00).is_nan());
-    }
-
-    #[test]
     fn errors_name_the_file_and_the_tensor() {
         let directory = tempfile::tempdir().unwrap();
         let missing = Weights::open(&directory.path().join("none"));
@@ -301,6 +318,10 @@ mod tests {
         let integers = Weights::open(write(directory.path(), Dtype::I32, &[0; 16])).unwrap();
         let dtype = integers.f32("w", &[2, 2]).unwrap_err().to_string();
         assert!(dtype.contains("has type I32"), "{dtype}");
+        assert_eq!(integers.i32("w", &[2, 2]).unwrap(), [0; 4]);
+        let dtype = integers.i8("w", &[2, 2]).unwrap_err().to_string();
+        assert!(dtype.contains("has type I32, expected I8"), "{dtype}");
+        assert_eq!((integers.shape("w"), integers.parameters()), (Some(&[2, 2][..]), 0));
         drop((weights, integers));
         let file = directory.path().join(SINGLE_FILE);
         let bytes = std::fs::read(&file).unwrap();

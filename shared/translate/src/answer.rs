@@ -39,6 +39,8 @@ pub struct Reach {
 
 /// Most tokens of an answer, brackets counted as one: a function of 400 lines.
 const MAX_TOKENS: usize = 4_000;
+/// How much is shown of an answer that has no tokens.
+const SHOWN_CHARACTERS: usize = 60;
 /// Deepest brackets of an answer.
 const MAX_DEPTH: usize = 128;
 /// Stack of the parser, of which only what is used is ever touched: 32 KiB for each token, should each nest.
@@ -109,7 +111,8 @@ pub fn read(text: &str, name: &str) -> Answer {
         return Answer::Unsupported(format!("the model does not translate it: {reason}"));
     }
     let Ok(tokens) = text.parse::<TokenStream>() else {
-        return Answer::Invalid("the answer is not Rust".to_owned());
+        let beginning: String = text.chars().take(SHOWN_CHARACTERS).collect();
+        return Answer::Invalid(format!("the answer is not Rust, it begins with {beginning:?}"));
     };
     if is_too_large(tokens.clone()) {
         return Answer::Invalid("the answer is longer or nested deeper than a function should be".to_owned());

@@ -76,7 +76,11 @@ impl Task<'_> {
                     break;
                 }
                 Answer::Unsupported(_) => break,
-                Answer::Invalid(problem) => problem,
+                Answer::Invalid(problem) => {
+                    // What is wrong with the Rust in the report says more than that a later answer is none.
+                    report.reason.get_or_insert_with(|| problem.clone());
+                    problem
+                }
                 Answer::Function(candidate) => {
                     let checked = if self.alone {
                         let unit = format!("{}\n{}", candidate.rust, finished.before);
@@ -90,11 +94,13 @@ impl Task<'_> {
                             finished.candidate = Some(candidate);
                             break;
                         }
-                        Some(problem) => problem,
+                        Some(problem) => {
+                            report.reason = Some(problem.clone());
+                            problem
+                        }
                     }
                 }
             };
-            report.reason = Some(problem.clone());
             // The same answer again will not become better.
             if previous.as_deref() == Some(text.as_str()) {
                 break;

@@ -318,9 +318,12 @@ impl Up<'_> {
             // Many workers on one machine: each takes a free port and logs it.
             ("PROCESS__OPS_ADDRESS", quoted("127.0.0.1:0")),
         ];
+        let precision = model.precision.map(|precision| ("MODEL__PRECISION", quoted(precision)));
         Ok(variables
+            .into_iter()
+            .chain(precision)
             .map(|(name, value)| (format!("PORTALIS__{name}"), value))
-            .into())
+            .collect())
     }
 }
 

@@ -6,10 +6,11 @@ use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail, ensure};
+use engine::generate::is_generative;
 use schemas::ids::model_slug;
 
 use super::data_dir::DataDir;
-use crate::args::{ModelArg, UpArgs};
+use crate::args::{ModelArg, Quantize, UpArgs};
 
 /// Names and folders of the models that `make up` installs: one embeds, one translates Python to Rust.
 const DEFAULT_MODELS: [&str; 2] = ["all-minilm-l6-v2", TRANSLATOR];
@@ -27,6 +28,8 @@ pub struct ModelPlan {
     pub name: String,
     /// Its folder, `None` = the echo engine.
     pub path: Option<PathBuf>,
+    /// Number format of its weights where it is not that of the configuration.
+    pub precision: Option<&'static str>,
 }
 
 /// What is going to run.
@@ -88,15 +91,16 @@ fn models(args: &UpArgs, data: &DataDir) -> anyhow::Result<Vec<ModelPlan>> {
                 "no model in {}: install it with `make setup`, or name another with --model NAME=PATH",
                 path.display()
             );
-            models.push(real_model(name, &path)?);
+            models.push(real_model(name, &path, args.quantize)?);
         }
     }
     for ModelArg { name, path } in &args.models {
-        models.push(real_model(name, path)?);
+        models.push(real_model(name, path, args.quantize)?);
     }
     models.extend(args.echo.iter().map(|name| ModelPlan {
         name: name.clone(),
         path: None,
+        precision: None,
     }));
     ensure!(
         !models.is_empty(),
@@ -115,7 +119,7 @@ fn models(args: &UpArgs, data: &DataDir) -> anyhow::Result<Vec<ModelPlan>> {
     Ok(models)
 }
 
-fn real_model(name: &str, path: &Path) -> anyhow::Result<ModelPlan> {
+fn real_model(name: &str, path: &Path, quantize: Option<Quantize>) -> anyhow::Result<ModelPlan> {
     // Workers have this working folder, but messages should say where things are.
     let path = std::path::absolute(path).with_context(|| format!("cannot use {}", path.display()))?;
     for file in MODEL_FILES {
@@ -125,9 +129,15 @@ fn real_model(name: &str, path: &Path) -> anyhow::Result<ModelPlan> {
             path.join(file).display()
         );
     }
+    // A vector model in 4 bits would be a bad one, and small as it is it gains little from 8.
+    let precision = match quantize {
+        Some(format) if is_generative(&path)? => Some(format.precision()),
+        _ => None,
+    };
     Ok(ModelPlan {
         name: name.to_owned(),
         path: Some(path),
+        precision,
     })
 }
 
@@ -206,6 +216,20 @@ mod tests {
         assert_eq!(names("--echo echo --no-default-model"), ["echo"]);
         let path = data.installed("models").join(DEFAULT_MODELS[0]);
         assert_eq!(names(&format!("--model a={}", path.display())), ["a"]);
+    }
+
+    #[test]
+    fn models_that_write_text_are_quantized() {
+        let (root, data, rest) = home();
+        let config = root.path().join("models").join(TRANSLATOR).join("config.json");
+        std::fs::write(config, r#"{"architectures": ["LlamaForCausalLM"]}"#).unwrap();
+        let precisions = |line: &str| {
+            let plan = Plan::new(&args(&format!("up {rest} --echo echo {line}")), &data).unwrap();
+            plan.models.iter().map(|model| model.precision).collect::<Vec<_>>()
+        };
+        assert_eq!(precisions(""), [None; 3]);
+        assert_eq!(precisions("--quantize int8"), [None, Some("int8"), None]);
+        assert_eq!(precisions("--quantize int4"), [None, Some("int4"), None]);
     }
 
     #[test]

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
+use super::quantization::Quantization;
 use super::rotary::{RopeParameters, Rotary};
 use crate::error::LoadError;
 use crate::model_files::{read, read_optional};
@@ -61,6 +62,8 @@ pub(crate) struct DecoderConfig {
     pub(crate) bias: Biases,
     /// Whether queries and keys are normalized per head.
     pub(crate) head_norms: bool,
+    /// How the checkpoint's weights are quantized, if they are.
+    pub(crate) quantization: Option<Quantization>,
     /// Tokens that end an answer, rising.
     pub(crate) eos: Vec<u32>,
 }
@@ -164,11 +167,13 @@ impl DecoderConfig {
         let generation: GenerationConfig =
             read_optional(&directory.join("generation_config.json"))?.unwrap_or_default();
         raw.check(&file)?;
+        let quantization = raw.quantization_config.as_ref().map(Quantization::parse).transpose();
         let windows = raw.windows(family).map_err(refusal(&file, "layer_types"))?;
         Ok(Self {
             family,
             rotary: raw.rotary().map_err(refusal(&file, "rope_parameters"))?,
             windows,
+            quantization: quantization.map_err(refusal(&file, "quantization_config"))?,
             hidden_size: raw.hidden_size,
             intermediate_size: raw.intermediate_size,
             layers: raw.num_hidden_layers,
@@ -270,11 +275,6 @@ impl RawConfig {
         let refuse = |field, reason: String| Err(refusal(file, field)(reason));
         if self.hidden_act != "silu" {
             return refuse("hidden_act", format!("`{}` is not `silu`", self.hidden_act));
-        }
-        if let Some(quantization) = &self.quantization_config {
-            let method = quantization.get("quant_method").and_then(|name| name.as_str());
-            let reason = format!("`{}` weights are not served", method.unwrap_or("quantized"));
-            return refuse("quantization_config", reason);
         }
         for (field, value) in [
             ("hidden_size", self.hidden_size),

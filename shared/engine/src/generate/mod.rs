@@ -11,6 +11,7 @@ mod config;
 mod cpu;
 mod detokenize;
 mod generator;
+mod quantization;
 mod rotary;
 pub mod sampling;
 pub mod scheduler;
@@ -27,3 +28,4 @@ pub use generator::{FinishReason, Generation, Generator, GeneratorOptions, Occup
 pub use text_model::{AddSpecial, TextModel};
 
 pub(crate) use config::DecoderConfig;
+pub(crate) use quantization::Quantization;

@@ -5,6 +5,7 @@
 //! Behind the last attention only the rows whose logits are wanted go on: a prompt of many tokens wants one.
 
 mod load;
+mod quantized;
 mod words;
 
 use kernels::gemm::Epilogue;
@@ -179,6 +180,15 @@ impl DecoderState {
 }
 
 impl Decoder {
+    /// Memory of all weights but the norms': matrices with scales and zeros, word table, output layer; one matrix that is both counts once.
+    pub(crate) fn weight_bytes(&self) -> usize {
+        let of_layer = |layer: &Layer| -> usize {
+            let matrices = [&layer.qkv, &layer.attention_out, &layer.gate_up, &layer.down];
+            matrices.into_iter().map(Linear::bytes).sum()
+        };
+        self.words.bytes() + self.head.bytes() + self.layers.iter().map(of_layer).sum::<usize>()
+    }
+
     /// Runs a checked step; `logits` is `[wanted rows, vocab]`.
     pub(crate) fn forward(
         &self,

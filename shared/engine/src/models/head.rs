@@ -19,7 +19,7 @@ use crate::weights::Weights;
 #[derive(Debug)]
 pub(super) enum Head {
     Pool(PoolOptions),
-    Classify(Classifier),
+    Classify(Box<Classifier>),
 }
 
 /// The layers that make a logit of the first token.
@@ -41,7 +41,7 @@ impl Head {
         let config = &description.encoder;
         match config.purpose {
             Purpose::Embed => Ok(Self::Pool(description.pool)),
-            Purpose::Rank => Classifier::load(exec, weights, config).map(Self::Classify),
+            Purpose::Rank => Classifier::load(exec, weights, config).map(|head| Self::Classify(Box::new(head))),
         }
     }
 

@@ -9,4 +9,5 @@ mod fixture;
 mod load;
 mod model;
 mod nano;
+mod quantized;
 mod sequences;

@@ -103,6 +103,8 @@ def reaching(a: int) -> int:
     return a + 6
 def silent(a: int) -> int:
     return a + 7
+def garbled(a: int) -> int:
+    return a + 8
 ";
 
 fn cases() -> String {
@@ -142,6 +144,7 @@ async fn each_function_ends_as_its_answers_deserve() {
         ("refused", &["// unsupported: addition"]),
         ("uncased", &["fn uncased(a: i64) -> i64 { a + 5 }"]),
         ("reaching", &["fn reaching(a: i64) -> i64 { std::process::exit(1) }"]),
+        ("garbled", &["fn garbled(a: i64) -> bool { a + 8 }", "'"]),
     ]);
     let module = Module::parse(FUNCTIONS).unwrap();
     let report = model.run(&module, &options(Some(&cases()))).await;
@@ -155,10 +158,11 @@ async fn each_function_ends_as_its_answers_deserve() {
         ("uncased", Status::Unverified),
         ("reaching", Status::Unverified),
         ("silent", Status::Failed),
+        ("garbled", Status::Failed),
     ];
     assert_eq!(statuses(&report), expected);
     assert!(!report.complete && report.verified);
-    assert_eq!(report.summary.functions, 8);
+    assert_eq!(report.summary.functions, 9);
 
     let proved = |name: &str| {
         (
@@ -180,6 +184,9 @@ async fn each_function_ends_as_its_answers_deserve() {
     );
     assert!(reason("refused").ends_with("addition") && reason("silent").contains("no answer for silent"));
 
+    assert_eq!(proved("garbled"), (Some(false), None, 2));
+    assert!(reason("garbled").contains("mismatched types"), "{}", reason("garbled"));
+
     let asked = model.asked.borrow();
     let second = asked
         .iter()
@@ -199,7 +206,7 @@ async fn each_function_ends_as_its_answers_deserve() {
     assert_eq!(json["items"][2]["status"], "repaired");
     assert_eq!(
         (&json["summary"]["failed"], &json["complete"]),
-        (&2.into(), &false.into())
+        (&3.into(), &false.into())
     );
 }
 

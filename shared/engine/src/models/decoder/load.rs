@@ -6,6 +6,7 @@ use kernels::rmsnorm::RmsNorm;
 use kernels::rope::RopeTable;
 use kernels::{CpuExec, ShapeError};
 
+use super::quantized::{Matrix, Stored};
 use super::words::WordTable;
 use super::{Decoder, Layer, Sizes};
 use crate::backend::Precision;
@@ -80,9 +81,15 @@ impl<'a> Loader<'a> {
         let (vocab, width) = (self.config.vocab_size, self.config.hidden_size);
         let words = self.tensor(WORDS, &[vocab, width])?;
         if self.config.tied {
-            return Ok((WordTable::Tied, self.pack(&words, &vec![0.0; vocab], width)?));
+            // The rows are read as words too, and those lose too much in 4 bits.
+            let precision = match self.precision {
+                Precision::Int4 => Precision::Int8,
+                other => other,
+            };
+            let head = Linear::pack(self.exec, (&words, &vec![0.0; vocab]), width, precision);
+            return Ok((WordTable::Tied, head.map_err(|source| self.shape(source))?));
         }
-        let table = WordTable::new(&words, self.weights.is_bf16(WORDS), self.precision);
+        let table = WordTable::new(&words, width, self.weights.is_bf16(WORDS), self.precision);
         drop(words);
         let head = self.linear(&[("lm_head".to_owned(), vocab)], width, false)?;
         Ok((table, head))
@@ -121,28 +128,40 @@ impl<'a> Loader<'a> {
         })
     }
 
-    /// One matrix from the named ones, `[columns, depth]` each, one below the other.
+    /// One matrix from the named ones, `[columns, depth]` each, one below the other; stacked where they are stored too differently.
     fn linear(&mut self, parts: &[(String, usize)], depth: usize, has_bias: bool) -> Result<Linear, LoadError> {
-        let mut weight = Cow::Borrowed(&[][..]);
-        let mut bias = Vec::new();
+        let mut stack: Vec<(Stored<'_>, Vec<f32>)> = Vec::new();
         for (name, columns) in parts {
-            let part = self.tensor(&format!("{name}.weight"), &[*columns, depth])?;
-            if has_bias {
-                bias.extend_from_slice(&self.tensor(&format!("{name}.bias"), &[*columns])?);
+            let matrix = Matrix {
+                name,
+                columns: *columns,
+                depth,
+            };
+            let mut part = Stored::read(self.weights, matrix, self.config.quantization)?;
+            let bias = if has_bias {
+                self.tensor(&format!("{name}.bias"), &[*columns])?.into_owned()
             } else {
-                bias.resize(bias.len() + columns, 0.0);
+                vec![0.0; *columns]
+            };
+            if let Some((last, last_bias)) = stack.last_mut() {
+                match last.append(part) {
+                    None => {
+                        last_bias.extend(bias);
+                        continue;
+                    }
+                    Some(left) => part = left,
+                }
             }
-            if weight.is_empty() {
-                weight = part;
-            } else {
-                weight.to_mut().extend_from_slice(&part);
-            }
+            stack.push((part, bias));
         }
-        self.pack(&weight, &bias, depth)
-    }
-
-    fn pack(&mut self, weight: &[f32], bias: &[f32], depth: usize) -> Result<Linear, LoadError> {
-        let packed = Linear::pack(self.exec, (weight, bias), depth, self.precision);
-        packed.map_err(|source| self.shape(source))
+        let mut packed = Vec::with_capacity(stack.len());
+        for (weight, bias) in stack {
+            let linear = weight.pack(self.exec, &bias, depth, self.precision);
+            packed.push(linear.map_err(|source| self.shape(source))?);
+        }
+        if packed.len() == 1 {
+            return Ok(packed.remove(0));
+        }
+        Ok(Linear::Stacked(packed))
     }
 }
