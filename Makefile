@@ -2,7 +2,7 @@
 # ARGS is passed on: make up ARGS="--port 8001", make test ARGS="-p gateway".
 
 .DEFAULT_GOAL := help
-.PHONY: help up test ci bench bench-generate fmt lint setup
+.PHONY: help up test ci bench bench-generate bench-streams fmt lint setup
 MAKEFLAGS += --no-print-directory
 
 help: ## list the targets
@@ -26,6 +26,10 @@ bench: ## measure the mesh and its baselines in one run, print ratios
 
 bench-generate: ## compare generation on the CPU with llama.cpp (compiles it on first use)
 	@scripts/engine/bench_generate.sh $(ARGS)
+
+bench-streams: ## measure how even 64 streams are while a long prompt joins
+	@scripts/setup.sh --tools-only
+	@cargo xtask bench-streams $(ARGS)
 
 fmt: ## format every crate
 	@cargo fmt --all

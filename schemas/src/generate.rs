@@ -21,7 +21,10 @@ use crate::ids::RequestId;
 pub struct GenerateTask {
     /// What to go on from.
     pub prompt: Prompt,
-    /// Answers wanted (`n`); their choices count from 0.
+    /// More prompts of the same request; each has as many answers as the first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub more_prompts: Vec<Prompt>,
+    /// Answers wanted to each prompt (`n`). Choices count from 0: all of the first prompt, then all of the next.
     #[serde(default = "one")]
     pub choices: u32,
     /// How the next token is drawn.
@@ -33,9 +36,15 @@ pub struct GenerateTask {
     /// Whether each token comes with its log probability, and with how many of the likeliest ones beside it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub logprobs: Option<u32>,
+    /// Whether the prompt comes before the answer: its text, and with `logprobs` how likely its tokens were.
+    #[serde(default, skip_serializing_if = "is_no")]
+    pub echo: bool,
     /// What the text has to conform to.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub constraint: Option<Constraint>,
+    /// Field of the client's request that said so, for messages about it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub constraint_field: Option<String>,
     /// Whether somebody reads along: parts are sent as they come, one frame per step.
     #[serde(default)]
     pub stream: bool,
@@ -48,6 +57,24 @@ pub struct GenerateTask {
 }
 
 impl GenerateTask {
+    /// The first prompt and the others.
+    pub fn prompts(&self) -> impl ExactSizeIterator<Item = &Prompt> {
+        let count = 1 + self.more_prompts.len();
+        (0..count).map(|place| match place {
+            0 => &self.prompt,
+            _ => &self.more_prompts[place - 1],
+        })
+    }
+
+    /// Answers to all prompts.
+    #[must_use]
+    pub fn all_choices(&self) -> u32 {
+        u32::try_from(self.more_prompts.len())
+            .unwrap_or(u32::MAX)
+            .saturating_add(1)
+            .saturating_mul(self.choices)
+    }
+
     /// The seed to draw with: the client's, else one that every delivery of the request shares.
     #[must_use]
     pub fn seed(&self, request_id: &RequestId) -> u64 {
@@ -303,6 +330,9 @@ pub struct TextPart {
     /// Text that follows what was sent before: whole characters, no part of a stop string. May be empty.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub text: String,
+    /// The prompt, with the first token, if it was asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub echo: Option<Echo>,
     /// The tokens drawn, an end token included; their text may come in a later part.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub tokens: Vec<u32>,
@@ -332,7 +362,14 @@ impl TextPart {
             .iter()
             .map(|call| call.id.len() + call.name.len() + call.arguments.len() + 72)
             .sum();
-        self.text.len() + self.tokens.len() * 5 + logprobs + calls + 64
+        let scored = |token_of: &PromptToken| {
+            token(&token_of.bytes) + token_of.top.iter().map(|top| token(&top.bytes)).sum::<usize>()
+        };
+        let echo = self.echo.as_ref();
+        let echo = echo.map_or(0, |echo| {
+            echo.text.len() + echo.tokens.iter().map(scored).sum::<usize>()
+        });
+        self.text.len() + self.tokens.len() * 5 + logprobs + calls + echo + 64
     }
 }
 
@@ -364,6 +401,30 @@ impl FinishReason {
             Self::ContentFilter => "content_filter",
         }
     }
+}
+
+/// A prompt that comes before its answer.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
+pub struct Echo {
+    /// Its text.
+    pub text: String,
+    /// Its tokens, if log probabilities were asked for.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tokens: Vec<PromptToken>,
+}
+
+/// How likely a token of a prompt was.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
+pub struct PromptToken {
+    /// The token's bytes, which need not be whole characters.
+    #[schemars(with = "Vec<u8>")]
+    pub bytes: ByteBuf,
+    /// Natural logarithm of its probability; nothing is known of the first.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub logprob: Option<f32>,
+    /// The likeliest tokens in its place, likeliest first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub top: Vec<TopToken>,
 }
 
 /// How likely a drawn token was.

@@ -15,6 +15,7 @@ usage: cargo xtask <task> [arguments]
   schemas [--check]                write the generated documents, or check that they are fresh
   licences                         licences, bans and sources of all dependencies, offline
   bench [arguments of loadgen]     measure the mesh and its baselines in one run
+  bench-streams [arguments]        measure how even 64 streams are while a long prompt joins
   setup                            install nats-server, the model and the test tools
 ";
 
@@ -40,6 +41,7 @@ fn run(arguments: &[String]) -> Result<()> {
         "schemas" => schemas(rest)?.run(&root),
         "licences" => timed("licences, bans, sources", || licences::check_repository(&root)),
         "bench" => bench(&root, rest),
+        "bench-streams" => bench_streams(&root, rest),
         "setup" => setup().run(&root),
         "help" | "--help" | "-h" => {
             print!("{HELP}");
@@ -126,8 +128,8 @@ fn schemas(arguments: &[String]) -> Result<Step> {
     Ok(Step::new(name, &command).args(&[mode.to_owned(), "schemas/generated".to_owned()]))
 }
 
-/// Everything in release mode first: a build in the middle would disturb what is measured.
-fn bench(root: &Path, arguments: &[String]) -> Result<()> {
+/// Everything in release mode first: a build in the middle would disturb what is measured. Gives the load generator's path.
+fn release_build(root: &Path) -> Result<String> {
     setup().run(root)?;
     Step::new(
         "build",
@@ -144,7 +146,18 @@ fn bench(root: &Path, arguments: &[String]) -> Result<()> {
     )
     .run(root)?;
     let release = xtask::metadata::ours(root)?.target_directory.join("release");
-    let loadgen = release.join("portalis-loadgen").to_string_lossy().into_owned();
+    Ok(release.join("portalis-loadgen").to_string_lossy().into_owned())
+}
+
+fn bench_streams(root: &Path, arguments: &[String]) -> Result<()> {
+    let loadgen = release_build(root)?;
+    Step::new("streams while a long prompt joins", &[&loadgen, "streams"])
+        .args(arguments)
+        .run(root)
+}
+
+fn bench(root: &Path, arguments: &[String]) -> Result<()> {
+    let loadgen = release_build(root)?;
     Step::new("mesh against its baselines", &[&loadgen, "bench"])
         .args(arguments)
         .run(root)?;

@@ -22,6 +22,8 @@ pub enum Command {
     Http(HttpArgs),
     /// Measure `portalis up` from start to ready, and look for what it leaves behind
     StartTime(StartTimeArgs),
+    /// Measure how even many streams of text are while a long prompt joins them
+    Streams(StreamsArgs),
     /// The baseline: an axum server that answers every request with the same bytes
     ServeBare(BareArgs),
     /// The baseline: answers on the bare broker; its URL comes in LOADGEN_NATS_URL
@@ -121,6 +123,52 @@ pub struct StartTimeArgs {
     /// More arguments for `portalis up`, after --
     #[arg(last = true)]
     pub up: Vec<String>,
+}
+
+/// `streams`.
+#[derive(Debug, Clone, Args)]
+pub struct StreamsArgs {
+    /// Streams that are written at once
+    #[arg(long, default_value_t = 64)]
+    pub streams: usize,
+    /// Tokens of the prompt that joins them
+    #[arg(long, default_value_t = 900)]
+    pub prompt_tokens: usize,
+    /// Most tokens of a stream; it has to last until the prompt is read
+    #[arg(long, default_value_t = 900)]
+    pub max_tokens: usize,
+    /// Seconds of streams alone before the prompt joins
+    #[arg(long, default_value_t = 2.0)]
+    pub before_seconds: f64,
+    /// Most that the longest stall may be, over the median time between two tokens
+    #[arg(long, default_value_t = 3.0)]
+    pub most: f64,
+    /// Folder of the model
+    #[arg(long, default_value = "models/nano-translator", value_name = "DIR")]
+    pub model: PathBuf,
+    /// CPU cores that everything runs on
+    #[arg(long, default_value_t = 2)]
+    pub cores: usize,
+    /// A setting of the worker, such as generation.max_step_tokens=128
+    #[arg(long, value_name = "KEY=VALUE")]
+    pub set: Vec<String>,
+    /// Answer in JSON
+    #[arg(long)]
+    pub json: bool,
+    /// Where the programs are
+    #[command(flatten)]
+    pub programs: Programs,
+}
+
+#[cfg(test)]
+impl StreamsArgs {
+    /// The defaults.
+    pub(crate) fn for_test() -> Self {
+        match Cli::parse_from(["loadgen", "streams"]).command {
+            Command::Streams(args) => args,
+            other => panic!("not streams: {other:?}"),
+        }
+    }
 }
 
 /// `serve-bare`.

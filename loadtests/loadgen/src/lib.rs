@@ -1,5 +1,6 @@
 //! The load generator. Input: a command. Output: measurements of the mesh and of its baselines, taken in one run.
-//! Wiring only: `bench.rs` measures the mesh, `http_tool.rs` any server, `start_time.rs` the start and the end of the stack.
+//! Wiring only: `bench.rs` measures the mesh, `http_tool.rs` any server, `start_time.rs` the start and the end of the stack,
+//! `streams.rs` how even streams of text are.
 
 pub mod bare;
 pub mod bench;
@@ -18,6 +19,7 @@ pub mod procfs;
 pub mod report;
 pub mod scenario;
 pub mod start_time;
+pub mod streams;
 pub mod targets;
 pub mod window;
 
@@ -37,6 +39,7 @@ pub fn run(cli: Cli) -> anyhow::Result<()> {
         Command::ServeNats => alone(nats_echo::serve()),
         Command::Bench(args) => alone(until_signal(bench::run(args))),
         Command::Http(args) => alone(until_signal(http_tool::run(args))),
+        Command::Streams(args) => alone(until_signal(streams::run(args))),
         Command::StartTime(args) => alone(until_signal(start_time::run(args))),
     }
 }

@@ -71,18 +71,27 @@ pub fn bin_dir(named: Option<&Path>) -> anyhow::Result<PathBuf> {
 }
 
 impl Mesh {
-    /// Starts it and waits until every service is ready.
+    /// Starts it with the echo engine and waits until every service is ready.
     ///
     /// # Errors
     /// Which service does not start, with the end of its log.
     pub async fn start(programs: &Programs, folder: &Path) -> anyhow::Result<Self> {
+        let echo = vec!["model.engine=echo".to_owned(), format!("model.name={MODEL}")];
+        Self::start_with(programs, folder, echo).await
+    }
+
+    /// The same with a worker of these settings.
+    ///
+    /// # Errors
+    /// As [`Mesh::start`].
+    pub async fn start_with(programs: &Programs, folder: &Path, worker: Vec<String>) -> anyhow::Result<Self> {
         let folder = folder.join("mesh");
         std::fs::create_dir_all(&folder).context("cannot make a folder")?;
         let nats = NatsServer::start(BROKER, &find_program(programs.nats_server.as_deref()), &folder).await?;
         let bin_dir = bin_dir(programs.bin_dir.as_deref())?;
         let gateway = local(free_port()?);
         let (mut services, mut ops) = (Vec::new(), Vec::new());
-        for service in plan(gateway, &folder) {
+        for service in plan(gateway, &folder, worker) {
             let address = local(free_port()?);
             services.push(launch(&service, &bin_dir, &nats.url, address, &folder)?);
             ops.push((service.name, address));
@@ -164,7 +173,7 @@ fn local(port: u16) -> SocketAddr {
     SocketAddr::from((Ipv4Addr::LOCALHOST, port))
 }
 
-fn plan(gateway: SocketAddr, folder: &Path) -> Vec<Service> {
+fn plan(gateway: SocketAddr, folder: &Path, worker: Vec<String>) -> Vec<Service> {
     let file = |name: &str| folder.join(name).display().to_string();
     let service = |name, settings| Service { name, settings };
     vec![
@@ -172,10 +181,7 @@ fn plan(gateway: SocketAddr, folder: &Path) -> Vec<Service> {
         service("cache", Vec::new()),
         service("cost-accounting", vec![format!("ledger.path={}", file("ledger.db"))]),
         service("autoscaler", Vec::new()),
-        service(
-            WORKER,
-            vec!["model.engine=echo".to_owned(), format!("model.name={MODEL}")],
-        ),
+        service(WORKER, worker),
         service(GATEWAY, vec![format!("http.address={gateway}")]),
     ]
 }

@@ -236,8 +236,8 @@ fn text_completion() -> TextCompletion {
             index: 0,
             logprobs: Some(TextLogprobs {
                 tokens: vec!["fn".to_owned()],
-                token_logprobs: vec![-0.25],
-                top_logprobs: vec![BTreeMap::from([("fn".to_owned(), -0.25)])],
+                token_logprobs: vec![Some(-0.25)],
+                top_logprobs: vec![Some(BTreeMap::from([("fn".to_owned(), -0.25)]))],
                 text_offset: vec![0],
             }),
             finish_reason: Some("length".to_owned()),

@@ -9,8 +9,8 @@ use serde_json::json;
 use super::message_examples::{NOW_MS, frame, request_id};
 use crate::cache::CachedText;
 use crate::generate::{
-    ChatPrompt, Constraint, FinishReason, GenerateTask, Message, OutputLimits, Prompt, Resume, Sampling, TextPart,
-    TokenBias, TokenLogprob, Tool, ToolCall, ToolChoice, ToolFunction, TopToken,
+    ChatPrompt, Constraint, Echo, FinishReason, GenerateTask, Message, OutputLimits, Prompt, PromptToken, Resume,
+    Sampling, TextPart, TokenBias, TokenLogprob, Tool, ToolCall, ToolChoice, ToolFunction, TopToken,
 };
 use crate::reply::{Done, Frame, ReplyFrame, Usage};
 use crate::work::{Task, Work};
@@ -29,11 +29,14 @@ fn request(task: GenerateTask) -> Work {
 fn plain(prompt: Prompt) -> GenerateTask {
     GenerateTask {
         prompt,
+        more_prompts: Vec::new(),
         choices: 1,
         sampling: Sampling::default(),
         limits: OutputLimits::default(),
         logprobs: None,
+        echo: false,
         constraint: None,
+        constraint_field: None,
         stream: false,
         resume: Vec::new(),
         attempts_before: 0,
@@ -87,7 +90,20 @@ pub(super) fn work() -> Vec<(&'static str, Work)> {
         attempts_before: 1,
         ..plain(Prompt::Text("Is it?".to_owned()))
     };
+    let several = GenerateTask {
+        more_prompts: vec![Prompt::Tokens(vec![1, 2]), Prompt::Text("b".to_owned())],
+        echo: true,
+        logprobs: Some(0),
+        ..plain(Prompt::Text("a".to_owned()))
+    };
+    let constrained = GenerateTask {
+        constraint: Some(Constraint::Regex("[0-9]+".to_owned())),
+        constraint_field: Some("guided_regex".to_owned()),
+        ..plain(Prompt::Text("x = ".to_owned()))
+    };
     vec![
+        ("several_prompts", request(several)),
+        ("constrained", request(constrained)),
         ("chat", request(plain(prompt))),
         ("tools", request(plain(with_tools()))),
         ("completion", request(plain(Prompt::Tokens(vec![1, 2, 3])))),
@@ -164,6 +180,24 @@ pub(super) fn frames() -> Vec<(&'static str, ReplyFrame)> {
         finish: Some(FinishReason::Stop),
         ..TextPart::default()
     };
+    let echoed = TextPart {
+        echo: Some(Echo {
+            text: "a b".to_owned(),
+            tokens: vec![
+                PromptToken {
+                    bytes: ByteBuf::from(b"a".to_vec()),
+                    ..PromptToken::default()
+                },
+                PromptToken {
+                    bytes: ByteBuf::from(b" b".to_vec()),
+                    logprob: Some(-0.5),
+                    top: vec![token(b" b", -0.5)],
+                },
+            ],
+        }),
+        tokens: vec![4],
+        ..TextPart::default()
+    };
     let done = Frame::Done(Done {
         text: vec![last],
         usage: Usage {
@@ -178,6 +212,7 @@ pub(super) fn frames() -> Vec<(&'static str, ReplyFrame)> {
     vec![
         ("text", frame(1, Frame::Text(vec![first, second]))),
         ("done_text", frame(2, done)),
+        ("echo_text", frame(1, Frame::Text(vec![echoed]))),
     ]
 }
 

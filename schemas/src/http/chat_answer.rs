@@ -55,7 +55,7 @@ pub struct AnswerMessage {
 /// A function that was called.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ChatToolCall {
-    /// Its position among the calls; only in chunks.
+    /// Ignored: a position, which clients leave in calls that they put together from chunks.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub index: Option<u32>,
     /// Its id.
@@ -153,5 +153,30 @@ pub struct ChatDelta {
     pub content: Option<String>,
     /// Functions called.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub tool_calls: Vec<ChatToolCall>,
+    pub tool_calls: Vec<ChatToolCallDelta>,
+}
+
+/// What is new of a call: first its id and its function's name, then its arguments.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+pub struct ChatToolCallDelta {
+    /// Its position among the calls of the answer.
+    pub index: u32,
+    /// Its id, in its first chunk.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub id: Option<String>,
+    /// `function`, in its first chunk.
+    #[serde(rename = "type", default, skip_serializing_if = "Option::is_none")]
+    pub kind: Option<String>,
+    /// What is new of the function.
+    pub function: ChatFunctionDelta,
+}
+
+/// What is new of a function that is called.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+pub struct ChatFunctionDelta {
+    /// Its name, in the first chunk.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// JSON text that follows.
+    pub arguments: String,
 }

@@ -31,10 +31,10 @@ pub struct CompletionsRequest {
     /// 0 to 1; 1 by default.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub top_p: Option<f64>,
-    /// Answers wanted, 1 to 128; 1 by default.
+    /// Answers wanted to each prompt; 1 by default, at most 128 for all prompts together.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub n: Option<i64>,
-    /// At most 20; only the same as `n` is supported.
+    /// Answers written, of which the `n` likeliest per token are given; `n` to 20, not with `stream`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub best_of: Option<i64>,
     /// Whether the answer comes in chunks as it is written.
@@ -46,7 +46,7 @@ pub struct CompletionsRequest {
     /// How many of the likeliest tokens come with each token and its log probability, 0 to 5.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub logprobs: Option<i64>,
-    /// Whether the answer begins with the prompt; only for prompts that are texts, without `logprobs`.
+    /// Whether the answer begins with the prompt, with `logprobs` also its tokens.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub echo: Option<bool>,
     /// Texts that end the answer, at most 16; they are not part of it.
@@ -108,7 +108,7 @@ pub struct CompletionsRequest {
     pub nvext: Option<NvExt>,
 }
 
-/// A text, a list with one text, a list of token ids, or a list with one such list.
+/// A text, a list of token ids, or a list of either.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct CompletionPrompt(pub EmbeddingsInput);
@@ -120,16 +120,16 @@ impl JsonSchema for CompletionPrompt {
 
     fn json_schema(_: &mut SchemaGenerator) -> Schema {
         json_schema!({
-            "description": "A text or a list of token ids, alone or as the only element of a list.",
+            "description": "A text, a list of token ids, or a list of either; at most 128 prompts.",
             "oneOf": [
                 {"type": "string"},
-                {"type": "array", "items": {"type": "string"}, "minItems": 1, "maxItems": 1},
+                {"type": "array", "items": {"type": "string"}, "minItems": 1, "maxItems": 128},
                 {"type": "array", "items": {"type": "integer", "minimum": 0}, "minItems": 1},
                 {
                     "type": "array",
                     "items": {"type": "array", "items": {"type": "integer", "minimum": 0}, "minItems": 1},
                     "minItems": 1,
-                    "maxItems": 1
+                    "maxItems": 128
                 }
             ]
         })
@@ -161,7 +161,7 @@ pub struct TextCompletion {
 pub struct TextChoice {
     /// The text.
     pub text: String,
-    /// Which answer, from 0.
+    /// Which answer, from 0: all to the first prompt, then all to the next.
     pub index: u32,
     /// How likely its tokens were, if asked for.
     pub logprobs: Option<TextLogprobs>,
@@ -174,10 +174,10 @@ pub struct TextChoice {
 pub struct TextLogprobs {
     /// The tokens' texts; bytes that are no whole character as `bytes:\xe2\x82`.
     pub tokens: Vec<String>,
-    /// Natural logarithms of their probabilities.
-    pub token_logprobs: Vec<f32>,
-    /// The likeliest tokens in their places.
-    pub top_logprobs: Vec<BTreeMap<String, f32>>,
+    /// Natural logarithms of their probabilities; null for the first token of an echoed prompt.
+    pub token_logprobs: Vec<Option<f32>>,
+    /// The likeliest tokens in their places; null where their logarithm is.
+    pub top_logprobs: Vec<Option<BTreeMap<String, f32>>>,
     /// Where each begins in the text, in characters.
     pub text_offset: Vec<u64>,
 }

@@ -26,6 +26,7 @@ const VARIANTS: &[&str] = &[
     "text",
     "tokens",
     "choice",
+    "regex",
     "function",
     "accepted",
     "part",

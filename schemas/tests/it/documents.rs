@@ -138,6 +138,7 @@ fn openapi_is_whole() {
         ("/v1/rerank", "post"),
         ("/v1/responses", "post"),
         ("/v1/tokenize", "post"),
+        ("/v1/translations", "post"),
         ("/v1/usage", "get"),
         ("/v1/version", "get"),
     ];

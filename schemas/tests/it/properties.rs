@@ -10,8 +10,8 @@ use schemas::dead::DeadLetter;
 use schemas::error::{ERRORS, Failure};
 use schemas::fleet::{Beat, InstanceState, WorkerBeat};
 use schemas::generate::{
-    ChatPrompt, Constraint, FinishReason, GenerateTask, Message, OutputLimits, Prompt, Resume, Sampling, TextPart,
-    TokenBias, TokenLogprob, ToolCall, TopToken,
+    ChatPrompt, Constraint, Echo, FinishReason, GenerateTask, Message, OutputLimits, Prompt, PromptToken, Resume,
+    Sampling, TextPart, TokenBias, TokenLogprob, ToolCall, TopToken,
 };
 use schemas::ids::RequestId;
 use schemas::policy::{Grant, RequestLimit, Scope};
@@ -149,21 +149,25 @@ fn generate() -> impl Strategy<Value = GenerateTask> {
         finish,
     });
     let small = (any::<u32>(), option::of(any::<u32>()), any::<bool>(), any::<u32>());
+    let constraint = (option::of(constraint), option::of(text()), any::<bool>());
     (
-        prompt(),
+        (prompt(), vec(prompt(), 0..2)),
         sampling,
         limits,
-        option::of(constraint),
+        constraint,
         vec(resume, 0..3),
         small,
     )
         .prop_map(|(prompt, sampling, limits, constraint, resume, small)| GenerateTask {
-            prompt,
+            prompt: prompt.0,
+            more_prompts: prompt.1,
             choices: small.0,
             sampling,
             limits,
             logprobs: small.1,
-            constraint,
+            echo: constraint.2,
+            constraint: constraint.0,
+            constraint_field: constraint.1,
             stream: small.2,
             resume,
             attempts_before: small.3,
@@ -171,29 +175,36 @@ fn generate() -> impl Strategy<Value = GenerateTask> {
 }
 
 fn text_part() -> impl Strategy<Value = TextPart> {
-    let top = || (vec(any::<u8>(), 0..4), finite());
-    let logprob = (top(), vec(top(), 0..3)).prop_map(|((bytes, logprob), top)| TokenLogprob {
-        bytes: ByteBuf::from(bytes),
-        logprob,
-        top: top
-            .into_iter()
-            .map(|(bytes, logprob)| TopToken {
-                bytes: ByteBuf::from(bytes),
-                logprob,
-            })
-            .collect(),
+    let top = || {
+        (vec(any::<u8>(), 0..4), finite()).prop_map(|(bytes, logprob)| TopToken {
+            bytes: ByteBuf::from(bytes),
+            logprob,
+        })
+    };
+    let logprob = (top(), vec(top(), 0..3)).prop_map(|(token, top)| TokenLogprob {
+        bytes: token.bytes,
+        logprob: token.logprob,
+        top,
     });
+    let scored = (top(), any::<bool>(), vec(top(), 0..3)).prop_map(|(token, first, top)| PromptToken {
+        bytes: token.bytes,
+        logprob: (!first).then_some(token.logprob),
+        top,
+    });
+    let echo = (text(), vec(scored, 0..3)).prop_map(|(text, tokens)| Echo { text, tokens });
     (
         any::<u32>(),
         text(),
+        option::of(echo),
         vec(any::<u32>(), 0..5),
         vec(logprob, 0..3),
         vec(tool_call(), 0..2),
         finish(),
     )
-        .prop_map(|(choice, text, tokens, logprobs, tool_calls, finish)| TextPart {
+        .prop_map(|(choice, text, echo, tokens, logprobs, tool_calls, finish)| TextPart {
             choice,
             text,
+            echo,
             tokens,
             logprobs,
             tool_calls,

@@ -5,7 +5,7 @@
 //! that is known already it is compared and left out; where it differs, the answer is taken up from the known tokens anew,
 //! because a reader cannot be told to forget.
 
-use schemas::generate::{FinishReason, Resume, TextPart};
+use schemas::generate::{Echo, FinishReason, Resume, TextPart};
 
 /// Most bytes of one answer, a bound on a worker that never ends: 128 choices of 8,192 tokens at 16 bytes each.
 const MAX_ANSWER_BYTES: usize = 16 * 1024 * 1024;
@@ -97,7 +97,10 @@ impl TextLog {
         part.text.drain(..text_bytes);
         part.tool_calls.drain(..calls);
         part.logprobs.drain(..tokens.min(part.logprobs.len()));
-        let empty = part.text.is_empty() && part.tokens.is_empty() && part.tool_calls.is_empty();
+        if known.echo.is_some() {
+            part.echo = None;
+        }
+        let empty = part.text.is_empty() && part.tokens.is_empty() && part.tool_calls.is_empty() && part.echo.is_none();
         if known.finish.is_some() && !empty {
             return Err(Unfit::Differs);
         }
@@ -113,7 +116,11 @@ impl TextLog {
         known.text.push_str(&part.text);
         known.tool_calls.extend_from_slice(&part.tool_calls);
         known.finish = part.finish;
-        if !self.streamed {
+        if self.streamed {
+            // Enough to know that the reader has it.
+            known.echo = known.echo.take().or_else(|| part.echo.is_some().then(Echo::default));
+        } else {
+            known.echo = known.echo.take().or(part.echo.take());
             known.logprobs.append(&mut part.logprobs);
         }
         Ok((!empty || part.finish.is_some()).then_some(part))
@@ -290,6 +297,27 @@ mod tests {
             let told = log.take_fresh().iter().map(|part| part.tool_calls.len()).sum::<usize>();
             let kept = log.finish()[0].tool_calls.len();
             assert_eq!((told, kept), (usize::from(streamed), 1));
+        }
+    }
+
+    #[test]
+    fn an_echo_is_kept_and_passed_on_once() {
+        let said = TextPart {
+            echo: Some(Echo {
+                text: "prompt".to_owned(),
+                tokens: Vec::new(),
+            }),
+            ..part(0, "a", &[1])
+        };
+        for streamed in [true, false] {
+            let mut log = TextLog::new(1, streamed);
+            log.take(vec![said.clone()]).unwrap();
+            log.begin();
+            log.take(vec![said.clone(), last(0, "b", &[2])]).unwrap();
+            let told: Vec<_> = log.take_fresh().into_iter().filter_map(|part| part.echo).collect();
+            assert_eq!(told.len(), usize::from(streamed));
+            let kept = log.finish().remove(0).echo.unwrap();
+            assert_eq!(kept.text.is_empty(), streamed);
         }
     }
 

@@ -22,6 +22,8 @@ pub struct Metrics {
     pub compute_seconds: Histogram,
     /// Time the device was busy.
     pub busy_seconds: Counter,
+    /// The part of it that went into masks of constrained answers.
+    pub masking_seconds: Counter,
     /// Tokens computed.
     pub tokens: IntCounter,
     /// Requests held.
@@ -79,6 +81,11 @@ impl Metrics {
                 registry,
                 "portalis_worker_busy_seconds_total",
                 "Time the device was busy.",
+            )?,
+            masking_seconds: counter(
+                registry,
+                "portalis_worker_masking_seconds_total",
+                "Time of the device's steps that went into masks of constrained answers.",
             )?,
             tokens: count("portalis_worker_tokens_total", "Tokens computed.")?,
             in_hand: gauge("portalis_worker_requests_in_hand", "Requests held.")?,

@@ -127,10 +127,7 @@ async fn a_stream_goes_on_when_its_worker_is_killed() {
     let whole = client.send(long(false)).await.ok().json();
 
     let mut stream = Stream::open(&client, &long(true)).await;
-    let mut chunks = Vec::new();
-    while chat_text(&chunks, 0).len() < 40 {
-        chunks.push(Stream::json(stream.event().await).expect("more was to come"));
-    }
+    let mut chunks = read_until(&mut stream, 40).await;
     let mut holder = None;
     for place in 0..mesh.workers.len() {
         if mesh.workers[place].in_hand().await > 0.0 {
@@ -164,6 +161,76 @@ async fn a_stream_goes_on_when_its_worker_is_killed() {
     mesh.workers[holder].kill();
     let answer = answer.await.unwrap().ok().json();
     assert_eq!(content(&answer), content(&whole), "another worker writes it whole");
+    mesh.finish().await;
+}
+
+/// Reads a stream until so many bytes of its text are there.
+async fn read_until(stream: &mut Stream, bytes: usize) -> Vec<Value> {
+    let mut chunks = Vec::new();
+    while chat_text(&chunks, 0).len() < bytes {
+        let chunk = Stream::json(stream.event().await);
+        chunks.push(chunk.unwrap_or_else(|| panic!("more was to come after {chunks:?}")));
+    }
+    chunks
+}
+
+/// Kills the worker that has something in hand.
+async fn kill_holder(mesh: &mut Mesh) {
+    for place in 0..mesh.workers.len() {
+        if mesh.workers[place].in_hand().await > 0.0 {
+            mesh.workers[place].kill();
+            return;
+        }
+    }
+    panic!("nobody writes");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_constrained_stream_goes_on_in_its_grammar_when_its_worker_is_killed() {
+    const NUMBERS: usize = 150;
+    let mut mesh = mesh(2).await;
+    let client = mesh.client(&mesh.key("t").await);
+    let request = |stream: bool| {
+        let regex = format!("([0-9]{{3}};){{{NUMBERS}}}");
+        let more = json!({ "stream": stream, "temperature": 1.5, "seed": 7, "guided_regex": regex });
+        chat("def f(a: int) -> int:\n    return a", more).header("cache-control", "no-cache")
+    };
+    let whole = client.send(request(false)).await.ok().json();
+    let numbers: Vec<&str> = content(&whole).split_terminator(';').collect();
+    assert_eq!(numbers.len(), NUMBERS);
+    assert!(
+        numbers
+            .iter()
+            .all(|number| number.len() == 3 && number.parse::<u32>().is_ok())
+    );
+    assert_eq!(whole["choices"][0]["finish_reason"], "stop");
+
+    let mut stream = Stream::open(&client, &request(true)).await;
+    let mut chunks = read_until(&mut stream, 60).await;
+    kill_holder(&mut mesh).await;
+    chunks.extend(stream.rest().await);
+    assert_eq!(chat_text(&chunks, 0), content(&whole));
+    mesh.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stream_that_nobody_can_go_on_with_ends_with_an_error() {
+    let mut mesh = mesh(1).await;
+    let client = mesh.client(&mesh.key("t").await);
+    let more = json!({ "stream": true, "ignore_eos": true, "max_tokens": 900 });
+    let endless = chat("def f(a: int) -> int:\n    return a", more).header("x-portalis-timeout-ms", "6000");
+    let mut stream = Stream::open(&client, &endless).await;
+    read_until(&mut stream, 20).await;
+    kill_holder(&mut mesh).await;
+    let mut last = Value::Null;
+    while let Some(event) = stream.event().await {
+        last = serde_json::from_str(&event.data).expect("no [DONE] follows an answer that was cut");
+    }
+    let error = &last["error"];
+    assert_eq!(
+        (&error["object"], &error["code"]),
+        (&json!("error"), &json!("deadline_exceeded"))
+    );
     mesh.finish().await;
 }
 

@@ -7,7 +7,7 @@ use schemas::policy::{CreateKey, RequestLimit};
 use serde_json::Value;
 use tokio::process::Command;
 
-use crate::mesh::worker::{MINILM, RANKER, TRANSLATOR, WorkerSpec, repository};
+use crate::mesh::worker::{CALLER, MINILM, RANKER, TRANSLATOR, WorkerSpec, repository};
 use crate::mesh::{DEADLINE, Mesh, MeshOptions, ordinary};
 
 /// The Python with the tests' packages.
@@ -161,15 +161,20 @@ async fn the_stock_openai_client_needs_only_base_url_and_key() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_stock_openai_client_writes_text() {
+    let folder = tempfile::tempdir().unwrap();
     let mesh = Mesh::start(MeshOptions {
-        workers: vec![WorkerSpec::translator(), WorkerSpec::minilm()],
+        workers: vec![
+            WorkerSpec::translator(),
+            WorkerSpec::minilm(),
+            WorkerSpec::caller(folder.path()),
+        ],
         ..MeshOptions::default()
     })
     .await;
     let key = mesh.key("t").await;
     let base_url = format!("http://{}/v1", mesh.gateways[0].address);
     let script = repository().join("loadtests/mesh/tests/python/openai_chat.py");
-    let output = run(script, &[&base_url, TRANSLATOR, MINILM, &key], &[]).await;
+    let output = run(script, &[&base_url, TRANSLATOR, MINILM, CALLER, &key], &[]).await;
     assert!(
         output.ends_with("the OpenAI client is content with the text\n"),
         "{output}"

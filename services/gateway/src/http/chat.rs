@@ -8,8 +8,8 @@ use axum::response::Response;
 use schemas::error::Failure;
 use schemas::generate::{FinishReason, TextPart, ToolCall};
 use schemas::http::{
-    AnswerMessage, ChatChoice, ChatChunk, ChatChunkChoice, ChatCompletion, ChatDelta, ChatFunctionCall, ChatLogprobs,
-    ChatRequest, ChatToolCall, CompletionUsage,
+    AnswerMessage, ChatChoice, ChatChunk, ChatChunkChoice, ChatCompletion, ChatDelta, ChatFunctionCall,
+    ChatFunctionDelta, ChatLogprobs, ChatRequest, ChatToolCall, ChatToolCallDelta, CompletionUsage,
 };
 use schemas::ids::RequestId;
 use schemas::policy::Grant;
@@ -82,7 +82,7 @@ impl ChatForm {
                 role: ASSISTANT.to_owned(),
                 content: (!silent).then(|| part.text.clone()),
                 refusal: None,
-                tool_calls: part.tool_calls.iter().map(|call| tool_call(call, None)).collect(),
+                tool_calls: part.tool_calls.iter().map(tool_call).collect(),
             },
             logprobs: self.logprobs(part),
             finish_reason: part.finish.unwrap_or(FinishReason::Stop).as_str().to_owned(),
@@ -120,18 +120,16 @@ impl ChatForm {
             };
             self.chunk(choice, out);
         }
-        if !part.tool_calls.is_empty() {
-            let called = self.begun[index].get_or_insert(0);
-            let calls = part.tool_calls.iter().map(|call| {
-                let place = *called;
-                *called += 1;
-                tool_call(call, Some(place))
-            });
-            let called = ChatDelta {
-                tool_calls: calls.collect(),
-                ..ChatDelta::default()
-            };
-            self.chunk(news(part.choice, called), out);
+        for call in &part.tool_calls {
+            let place = self.begun[index].unwrap_or(0);
+            self.begun[index] = Some(place + 1);
+            for delta in tool_call_deltas(call, place) {
+                let called = ChatDelta {
+                    tool_calls: vec![delta],
+                    ..ChatDelta::default()
+                };
+                self.chunk(news(part.choice, called), out);
+            }
         }
         if let Some(finish) = part.finish {
             let choice = ChatChunkChoice {
@@ -176,7 +174,30 @@ fn news(index: u32, delta: ChatDelta) -> ChatChunkChoice {
     }
 }
 
-fn tool_call(call: &ToolCall, index: Option<u32>) -> ChatToolCall {
+/// A call as chunks have it: who is called, then with what.
+fn tool_call_deltas(call: &ToolCall, index: u32) -> [ChatToolCallDelta; 2] {
+    let ChatToolCall { id, kind, function, .. } = tool_call(call);
+    let head = ChatToolCallDelta {
+        index,
+        id: Some(id),
+        kind: Some(kind),
+        function: ChatFunctionDelta {
+            name: Some(function.name),
+            arguments: String::new(),
+        },
+    };
+    let arguments = ChatToolCallDelta {
+        index,
+        function: ChatFunctionDelta {
+            name: None,
+            arguments: function.arguments,
+        },
+        ..ChatToolCallDelta::default()
+    };
+    [head, arguments]
+}
+
+fn tool_call(call: &ToolCall) -> ChatToolCall {
     let id = if call.id.is_empty() {
         let made: String = RequestId::new().to_string().split('-').collect();
         format!("call_{made}")
@@ -184,7 +205,7 @@ fn tool_call(call: &ToolCall, index: Option<u32>) -> ChatToolCall {
         call.id.clone()
     };
     ChatToolCall {
-        index,
+        index: None,
         id,
         kind: "function".to_owned(),
         function: ChatFunctionCall {
@@ -287,15 +308,18 @@ mod tests {
         form.part(called("g"), &mut out);
         form.part(part(0, "", Some(FinishReason::ToolCalls)), &mut out);
         let events = events(&out);
-        for (event, (index, name)) in events[1..3].iter().zip([(0, "f"), (1, "g")]) {
-            let call = &event["choices"][0]["delta"]["tool_calls"][0];
+        for (pair, (index, name)) in events[1..5].chunks(2).zip([(0, "f"), (1, "g")]) {
+            let call = |event: &Value| event["choices"][0]["delta"]["tool_calls"][0].clone();
+            let (mut head, arguments) = (call(&pair[0]), call(&pair[1]));
+            assert!(head["id"].take().as_str().unwrap().starts_with("call_"));
+            let function = json!({"name": name, "arguments": ""});
             assert_eq!(
-                (&call["index"], &call["function"]["name"]),
-                (&json!(index), &json!(name))
+                head,
+                json!({"index": index, "id": null, "type": "function", "function": function})
             );
-            assert!(call["id"].as_str().unwrap().starts_with("call_"));
+            assert_eq!(arguments, json!({"index": index, "function": {"arguments": "{}"}}));
         }
-        assert_eq!(events[3]["choices"][0]["finish_reason"], "tool_calls");
+        assert_eq!(events[5]["choices"][0]["finish_reason"], "tool_calls");
         let whole = form.choice(&TextPart {
             finish: Some(FinishReason::ToolCalls),
             ..called("f")

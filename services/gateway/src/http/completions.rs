@@ -41,8 +41,8 @@ fn prepare(gateway: &Gateway, call: &Call, grant: &Grant, bytes: &[u8]) -> Resul
 pub(super) struct TextForm {
     heading: Heading,
     shape: TextShape,
-    /// By choice: how many characters its tokens have had; none before its first chunk.
-    offsets: Vec<Option<u64>>,
+    /// By choice: how many characters its tokens have had.
+    offsets: Vec<u64>,
 }
 
 impl TextForm {
@@ -57,23 +57,24 @@ impl TextForm {
 
     /// A whole answer.
     pub(super) fn whole(&self, text: &Text) -> TextCompletion {
-        let choices = text.choices.iter().map(|part| {
+        let best = best(&text.choices, self.shape.written, self.shape.given);
+        let choices = (0_u32..).zip(best).map(|(index, part)| {
             let finish = Some(part.finish.unwrap_or(FinishReason::Stop));
-            let whole = format!("{}{}", self.echo(), part.text);
-            self.choice(part, whole, finish, &mut 0)
+            TextChoice {
+                index,
+                ..self.choice(part, finish, &mut 0)
+            }
         });
         self.body(choices.collect(), Some(Some(text.usage)))
     }
 
-    fn echo(&self) -> &str {
-        self.shape.echo.as_deref().unwrap_or_default()
-    }
-
-    fn choice(&self, part: &TextPart, text: String, finish: Option<FinishReason>, offset: &mut u64) -> TextChoice {
+    fn choice(&self, part: &TextPart, finish: Option<FinishReason>, offset: &mut u64) -> TextChoice {
+        let echo = part.echo.as_ref();
+        let tokens = echo.map_or(&[][..], |echo| &echo.tokens);
         TextChoice {
-            text,
+            text: format!("{}{}", echo.map_or("", |echo| &echo.text), part.text),
             index: part.choice,
-            logprobs: self.shape.logprobs.then(|| logprobs::plain(&part.logprobs, offset)),
+            logprobs: (self.shape.logprobs).then(|| logprobs::plain(tokens, &part.logprobs, offset)),
             finish_reason: finish.map(|finish| finish.as_str().to_owned()),
         }
     }
@@ -94,20 +95,15 @@ impl TextForm {
     pub(super) fn part(&mut self, part: &TextPart, out: &mut Vec<u8>) {
         let index = part.choice as usize;
         if self.offsets.len() <= index {
-            self.offsets.resize(index + 1, None);
+            self.offsets.resize(index + 1, 0);
         }
-        let echo = match self.offsets[index] {
-            None => self.echo().to_owned(),
-            Some(_) => String::new(),
-        };
-        let text = echo + &part.text;
-        let said = !text.is_empty() || (self.shape.logprobs && !part.logprobs.is_empty());
+        let said = !part.text.is_empty() || part.echo.is_some() || (self.shape.logprobs && !part.logprobs.is_empty());
         if !said && part.finish.is_none() {
             return;
         }
-        let mut offset = self.offsets[index].unwrap_or(0);
-        let choice = self.choice(part, text, part.finish, &mut offset);
-        self.offsets[index] = Some(offset);
+        let mut offset = self.offsets[index];
+        let choice = self.choice(part, part.finish, &mut offset);
+        self.offsets[index] = offset;
         sse::event(out, &self.body(vec![choice], self.shape.include_usage.then_some(None)));
     }
 
@@ -119,16 +115,33 @@ impl TextForm {
     }
 }
 
+/// Of each `written` parts, the answers to one prompt, the `given` likeliest per token; of equal ones the earlier.
+fn best(parts: &[TextPart], written: u32, given: u32) -> impl Iterator<Item = &TextPart> {
+    let mean = |part: &TextPart| {
+        let sum: f64 = part.logprobs.iter().map(|token| f64::from(token.logprob)).sum();
+        sum / part.logprobs.len().max(1) as f64
+    };
+    let groups = parts.chunks(usize::try_from(written.max(1)).unwrap_or(usize::MAX));
+    groups.flat_map(move |group| {
+        let mut group: Vec<&TextPart> = group.iter().collect();
+        if given < written {
+            group.sort_by(|a, b| mean(b).total_cmp(&mean(a)));
+            group.truncate(given as usize);
+        }
+        group
+    })
+}
+
 #[cfg(test)]
 mod tests {
-    use schemas::generate::TokenLogprob;
+    use schemas::generate::{Echo, TokenLogprob};
     use serde_bytes::ByteBuf;
     use serde_json::{Value, json};
     use testkit::SseReader;
 
     use super::*;
 
-    fn form(echo: Option<&str>, logprobs: bool) -> TextForm {
+    fn form(logprobs: bool) -> TextForm {
         let heading = Heading {
             id: "cmpl-1".to_owned(),
             created: 7,
@@ -139,7 +152,8 @@ mod tests {
             stream: true,
             include_usage: true,
             logprobs,
-            echo: echo.map(str::to_owned),
+            written: 1,
+            given: 1,
         };
         TextForm::new(heading, shape)
     }
@@ -159,9 +173,18 @@ mod tests {
 
     #[test]
     fn chunks_are_openais() {
-        let mut form = form(Some("p"), false);
+        let mut form = form(false);
         let mut out = Vec::new();
+        let echo = Echo {
+            text: "p".to_owned(),
+            tokens: Vec::new(),
+        };
+        let echoed = TextPart {
+            echo: Some(echo),
+            ..TextPart::default()
+        };
         form.part(&TextPart::default(), &mut out);
+        form.part(&echoed, &mut out);
         form.part(&part("b", Some(FinishReason::Stop)), &mut out);
         form.usage(CompletionUsage::new(1, 1, 0), &mut out);
         let events = SseReader::new().push(&out);
@@ -184,7 +207,7 @@ mod tests {
 
     #[test]
     fn offsets_count_on_over_chunks() {
-        let mut form = form(None, true);
+        let mut form = form(true);
         let mut out = Vec::new();
         form.part(&part("\u{e4}b", None), &mut out);
         form.part(&part("c", None), &mut out);
@@ -192,5 +215,32 @@ mod tests {
         let last: Value = serde_json::from_str(&events[1].data).unwrap();
         let expected = json!({"tokens": ["c"], "token_logprobs": [-0.5], "top_logprobs": [{}], "text_offset": [2]});
         assert_eq!(last["choices"][0]["logprobs"], expected);
+    }
+
+    #[test]
+    fn the_likeliest_of_each_prompt_are_given_in_order() {
+        let scored = |choice: u32, logprobs: &[f32]| TextPart {
+            choice,
+            logprobs: logprobs
+                .iter()
+                .map(|logprob| TokenLogprob {
+                    logprob: *logprob,
+                    ..TokenLogprob::default()
+                })
+                .collect(),
+            ..TextPart::default()
+        };
+        let parts = [
+            scored(0, &[-1.0, -1.0]),
+            scored(1, &[-0.5]),
+            scored(2, &[-0.7, -0.7]),
+            scored(3, &[-0.2]),
+            scored(4, &[-0.1]),
+            scored(5, &[-0.3]),
+        ];
+        let chosen = |given| best(&parts, 3, given).map(|part| part.choice).collect::<Vec<_>>();
+        assert_eq!(chosen(1), [1, 4]);
+        assert_eq!(chosen(2), [1, 2, 4, 3]);
+        assert_eq!(chosen(3), [0, 1, 2, 3, 4, 5]);
     }
 }

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
-use schemas::generate::TokenLogprob;
+use schemas::generate::{PromptToken, TokenLogprob, TopToken};
 use schemas::http::{ChatLogprobs, ChatTokenLogprob, ChatTopLogprob, TextLogprobs};
 
 /// JSON has no infinity: what is impossible is written as this, as OpenAI does.
@@ -32,23 +32,27 @@ pub(super) fn chat(tokens: &[TokenLogprob]) -> ChatLogprobs {
     }
 }
 
-/// The lists of a plain completion; `offset` counts the characters of the tokens before and goes on.
-pub(super) fn plain(tokens: &[TokenLogprob], offset: &mut u64) -> TextLogprobs {
+/// The lists of a plain completion, an echoed prompt before it; `offset` counts the characters of the tokens before and goes on.
+pub(super) fn plain(echo: &[PromptToken], tokens: &[TokenLogprob], offset: &mut u64) -> TextLogprobs {
     let mut lists = TextLogprobs::default();
+    for token in echo {
+        lists_token(&mut lists, (&token.bytes, token.logprob, &token.top), offset);
+    }
     for token in tokens {
-        let text_of_token = text(&token.bytes);
-        lists.text_offset.push(*offset);
-        *offset += text_of_token.chars().count() as u64;
-        let top: BTreeMap<String, f32> = token
-            .top
-            .iter()
-            .map(|top| (text(&top.bytes), finite(top.logprob)))
-            .collect();
-        lists.top_logprobs.push(top);
-        lists.token_logprobs.push(finite(token.logprob));
-        lists.tokens.push(text_of_token);
+        lists_token(&mut lists, (&token.bytes, Some(token.logprob), &token.top), offset);
     }
     lists
+}
+
+fn lists_token(lists: &mut TextLogprobs, token: (&[u8], Option<f32>, &[TopToken]), offset: &mut u64) {
+    let (bytes, logprob, top) = token;
+    let text_of_token = text(bytes);
+    lists.text_offset.push(*offset);
+    *offset += text_of_token.chars().count() as u64;
+    let top: BTreeMap<String, f32> = top.iter().map(|top| (text(&top.bytes), finite(top.logprob))).collect();
+    lists.top_logprobs.push(logprob.map(|_| top));
+    lists.token_logprobs.push(logprob.map(finite));
+    lists.tokens.push(text_of_token);
 }
 
 fn finite(logprob: f32) -> f32 {
@@ -95,9 +99,15 @@ mod tests {
         assert_eq!((chat[1].token.as_str(), chat[1].logprob), ("bytes:\\xe2\\x82", -9999.0));
         assert_eq!(chat[1].bytes.as_deref(), Some(&[0xe2, 0x82][..]));
         let mut offset = 3;
-        let plain = plain(&tokens, &mut offset);
-        assert_eq!(plain.text_offset, [3, 4]);
-        assert_eq!(plain.tokens[0], "\u{e4}");
-        assert_eq!(plain.top_logprobs[0]["\u{e4}"], -0.5);
+        let first = PromptToken {
+            bytes: ByteBuf::from(b"p".to_vec()),
+            ..PromptToken::default()
+        };
+        let plain = plain(&[first], &tokens, &mut offset);
+        assert_eq!(plain.text_offset, [3, 4, 5]);
+        assert_eq!(plain.tokens[..2], ["p", "\u{e4}"]);
+        assert_eq!(plain.token_logprobs, [None, Some(-0.5), Some(-9999.0)]);
+        assert_eq!(plain.top_logprobs[0], None);
+        assert_eq!(plain.top_logprobs[1].as_ref().unwrap()["\u{e4}"], -0.5);
     }
 }

@@ -45,12 +45,16 @@ pub fn chat(mut request: ChatRequest, card: &ModelCard, tenant: &str) -> Result<
     let (stream, include_usage) = wishes.stream()?;
     let logprobs = logprobs(&request)?;
     let (sampling, limits) = (wishes.sampling()?, wishes.limits()?);
+    let (constraint, constraint_field) = wishes.constraint()?.unzip();
     let task = GenerateTask {
+        more_prompts: Vec::new(),
         choices: wishes.choices()?,
         sampling,
         limits,
         logprobs,
-        constraint: wishes.constraint()?,
+        echo: false,
+        constraint,
+        constraint_field,
         stream,
         resume: Vec::new(),
         attempts_before: 0,
@@ -403,7 +407,14 @@ mod tests {
         assert_eq!(task.sampling.logit_bias[0].token, 7);
         let format = json!({"response_format": {"type": "json_schema", "json_schema": {"name": "n", "schema": {"b": 1, "a": 2}}}});
         let schema = Constraint::JsonSchema("{\"b\":1,\"a\":2}".to_owned());
-        assert_eq!(super::tests::task(&format).constraint, Some(schema));
+        let made = super::tests::task(&format);
+        assert_eq!(
+            (made.constraint, made.constraint_field.as_deref()),
+            (Some(schema), Some("response_format"))
+        );
+        let extended = super::tests::task(&json!({"nvext": {"guided_regex": "a+"}}));
+        assert_eq!(extended.constraint, Some(Constraint::Regex("a+".to_owned())));
+        assert_eq!(extended.constraint_field.as_deref(), Some("guided_regex"));
     }
 
     #[test]

@@ -7,7 +7,7 @@ use schemas::generate::{GenerateTask, Prompt};
 use schemas::http::{CompletionPrompt, CompletionsRequest, EmbeddingsInput};
 use schemas::work::EmbedInput;
 
-use super::generate::{self, Guided, Wishes, whole};
+use super::generate::{self, Guided, MAX_CHOICES, Wishes, whole};
 use super::{Plan, invalid};
 
 /// Most tokens of an answer when the client does not say (OpenAI's figure).
@@ -22,8 +22,10 @@ pub struct TextShape {
     pub include_usage: bool,
     /// With log probabilities.
     pub logprobs: bool,
-    /// The prompt, if it comes before the answer.
-    pub echo: Option<String>,
+    /// Of so many answers to each prompt, written one after the other (`best_of`) …
+    pub written: u32,
+    /// … so many are given (`n`).
+    pub given: u32,
 }
 
 /// Plans a plain completion for a model.
@@ -41,26 +43,23 @@ pub fn completions(
     }
     let mut wishes = wishes(&mut request);
     let (stream, include_usage) = wishes.stream()?;
-    let choices = wishes.choices()?;
-    if let Some(best_of) = whole("best_of", request.best_of, 1..=20)?
-        && best_of != choices
-    {
-        return Err(invalid(
-            "best_of",
-            format!("'best_of' is {best_of}; only the same as 'n' is supported"),
-        ));
-    }
+    let given = wishes.choices()?;
+    let written = best_of(request.best_of, given, stream)?;
     let logprobs = whole("logprobs", request.logprobs, 0..=5)?;
-    let prompt = prompt(request.prompt)?;
-    let echo = echo(request.echo == Some(true), &prompt, logprobs.is_some())?;
+    let (prompt, more_prompts) = prompts(request.prompt, written)?;
     let (sampling, limits) = (wishes.sampling()?, wishes.limits()?);
+    let (constraint, constraint_field) = wishes.constraint()?.unzip();
     let task = GenerateTask {
         prompt,
-        choices,
+        more_prompts,
+        choices: written,
         sampling,
         limits,
-        logprobs,
-        constraint: wishes.constraint()?,
+        // The best are known by their log probabilities.
+        logprobs: logprobs.or((written > given).then_some(0)),
+        echo: request.echo == Some(true),
+        constraint,
+        constraint_field,
         stream,
         resume: Vec::new(),
         attempts_before: 0,
@@ -69,7 +68,8 @@ pub fn completions(
         stream,
         include_usage,
         logprobs: logprobs.is_some(),
-        echo,
+        written,
+        given,
     };
     Ok((generate::plan(task, card, tenant), shape))
 }
@@ -103,43 +103,61 @@ fn wishes(request: &mut CompletionsRequest) -> Wishes {
     }
 }
 
-fn prompt(prompt: CompletionPrompt) -> Result<Prompt, Failure> {
-    let one = match prompt.0 {
-        EmbeddingsInput::One(one) => one,
-        EmbeddingsInput::Many(many) => {
-            let count = many.len();
-            let mut many = many.into_iter();
-            match (many.next(), many.next()) {
-                (Some(one), None) => one,
-                (None, _) => return Err(invalid("prompt", "'prompt' is empty")),
-                _ => {
-                    let message = format!("'prompt' has {count} prompts; send one prompt per request");
-                    return Err(invalid("prompt", message));
-                }
-            }
-        }
+/// How many answers are written to each prompt.
+fn best_of(wanted: Option<i64>, given: u32, stream: bool) -> Result<u32, Failure> {
+    let Some(best_of) = whole("best_of", wanted, 1..=20)? else {
+        return Ok(given);
     };
-    match one {
-        EmbedInput::Text(text) if text.is_empty() => Err(invalid("prompt", "'prompt' is empty")),
-        EmbedInput::Tokens(ids) if ids.is_empty() => Err(invalid("prompt", "'prompt' is empty")),
-        EmbedInput::Text(text) => Ok(Prompt::Text(text)),
-        EmbedInput::Tokens(ids) => Ok(Prompt::Tokens(ids)),
+    if best_of < given {
+        let message = format!("'best_of' is {best_of}; it must not be under 'n', which is {given}");
+        return Err(invalid("best_of", message));
     }
+    if best_of > given && stream {
+        let message = "'best_of' over 'n' cannot be streamed: the best are known at the end";
+        return Err(invalid("best_of", message));
+    }
+    Ok(best_of)
 }
 
-fn echo(wanted: bool, prompt: &Prompt, logprobs: bool) -> Result<Option<String>, Failure> {
-    match prompt {
-        _ if !wanted => Ok(None),
-        Prompt::Text(text) if !logprobs => Ok(Some(text.clone())),
-        _ => Err(invalid(
-            "echo",
-            "'echo' is only supported for a 'prompt' that is a text, without 'logprobs'",
-        )),
+/// The first prompt and the others, when there are few enough for so many answers to each.
+fn prompts(prompt: CompletionPrompt, answers: u32) -> Result<(Prompt, Vec<Prompt>), Failure> {
+    let all = match prompt.0 {
+        EmbeddingsInput::One(one) => vec![one],
+        EmbeddingsInput::Many(many) => many,
+    };
+    let most = usize::try_from(MAX_CHOICES / i64::from(answers.max(1)))
+        .unwrap_or(1)
+        .max(1);
+    let count = all.len();
+    if count > most {
+        let message = format!("'prompt' has {count} prompts; at most {most} are taken with {answers} answers to each");
+        return Err(invalid("prompt", message));
     }
+    let mut read = all.into_iter().enumerate().map(|(place, input)| {
+        let empty = || {
+            let field = if count == 1 {
+                "prompt".to_owned()
+            } else {
+                format!("prompt[{place}]")
+            };
+            invalid(&field, format!("'{field}' is empty"))
+        };
+        match input {
+            EmbedInput::Text(text) if text.is_empty() => Err(empty()),
+            EmbedInput::Tokens(ids) if ids.is_empty() => Err(empty()),
+            EmbedInput::Text(text) => Ok(Prompt::Text(text)),
+            EmbedInput::Tokens(ids) => Ok(Prompt::Tokens(ids)),
+        }
+    });
+    let first = read
+        .next()
+        .unwrap_or_else(|| Err(invalid("prompt", "'prompt' is empty")))?;
+    Ok((first, read.collect::<Result<_, _>>()?))
 }
 
 #[cfg(test)]
 mod tests {
+    use crate::received::Wanted;
     use schemas::error::ErrorCode;
     use schemas::work::Task;
     use serde_json::{Value, json};
@@ -163,14 +181,15 @@ mod tests {
     fn fields_that_cannot_be_met_are_named() {
         let cases = [
             (json!({"best_of": 21}), "best_of"),
-            (json!({"best_of": 2}), "best_of"),
+            (json!({"best_of": 2, "n": 3}), "best_of"),
+            (json!({"best_of": 2, "stream": true}), "best_of"),
             (json!({"logprobs": 6}), "logprobs"),
             (json!({"suffix": "b"}), "suffix"),
             (json!({"prompt": ""}), "prompt"),
             (json!({"prompt": []}), "prompt"),
-            (json!({"prompt": ["a", "b"]}), "prompt"),
-            (json!({"prompt": [1, 2], "echo": true}), "echo"),
-            (json!({"echo": true, "logprobs": 1}), "echo"),
+            (json!({"prompt": ["a", ""]}), "prompt[1]"),
+            (json!({"prompt": vec!["a"; 129]}), "prompt"),
+            (json!({"prompt": vec!["a"; 65], "n": 2}), "prompt"),
             (json!({"temperature": 3}), "temperature"),
         ];
         for (fields, param) in cases {
@@ -183,26 +202,38 @@ mod tests {
         }
     }
 
-    #[test]
-    fn every_shape_of_one_prompt_is_taken() {
-        let prompt = |fields: Value| match with(&fields).unwrap().0.task {
-            Task::Generate(task) => (task.prompt, task.limits.max_tokens),
+    fn task(fields: &Value) -> GenerateTask {
+        match with(fields).unwrap().0.task {
+            Task::Generate(task) => *task,
             other => panic!("not a generation: {other:?}"),
-        };
-        let text = || Prompt::Text("a".to_owned());
-        assert_eq!(prompt(json!({})), (text(), Some(16)));
-        assert_eq!(
-            prompt(json!({"prompt": ["a"], "max_tokens": 5, "best_of": 1})),
-            (text(), Some(5))
-        );
-        for ids in [json!([1, 2]), json!([[1, 2]])] {
-            assert_eq!(prompt(json!({"prompt": ids})).0, Prompt::Tokens(vec![1, 2]));
         }
-        let (_, shape) =
-            with(&json!({"echo": true, "stream": true, "stream_options": {"include_usage": true}})).unwrap();
+    }
+
+    #[test]
+    fn every_shape_of_prompts_is_taken() {
+        let text = |text: &str| Prompt::Text(text.to_owned());
+        let base = task(&json!({}));
         assert_eq!(
-            (shape.echo.as_deref(), shape.stream, shape.include_usage),
-            (Some("a"), true, true)
+            (base.prompt, base.limits.max_tokens, base.echo),
+            (text("a"), Some(16), false)
         );
+        assert_eq!(task(&json!({"prompt": ["a"]})).prompt, text("a"));
+        for ids in [json!([1, 2]), json!([[1, 2]])] {
+            assert_eq!(task(&json!({"prompt": ids})).prompt, Prompt::Tokens(vec![1, 2]));
+        }
+        let fields = json!({"prompt": ["a", "b", "c"], "n": 2, "echo": true, "logprobs": 0});
+        let (plan, shape) = with(&fields).unwrap();
+        assert_eq!((plan.wanted, shape.written, shape.given), (Wanted::Text(6), 2, 2));
+        let several = task(&fields);
+        assert_eq!(several.more_prompts, [text("b"), text("c")]);
+        assert_eq!((several.choices, several.echo, several.logprobs), (2, true, Some(0)));
+    }
+
+    #[test]
+    fn the_best_are_chosen_by_log_probabilities_that_nobody_asked_for() {
+        let fields = json!({"best_of": 4, "n": 2});
+        let (plan, shape) = with(&fields).unwrap();
+        assert_eq!((plan.wanted, shape.written, shape.given), (Wanted::Text(4), 4, 2));
+        assert!(!shape.logprobs && task(&fields).logprobs == Some(0));
     }
 }

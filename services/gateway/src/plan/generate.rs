@@ -15,8 +15,8 @@ use serde_json::Value;
 use super::{KeyParts, Plan, invalid};
 use crate::received::Wanted;
 
-/// Most answers of one request (OpenAI's limit).
-const MAX_CHOICES: i64 = 128;
+/// Most answers of one request (OpenAI's limit for one prompt; here for all of them).
+pub(super) const MAX_CHOICES: i64 = 128;
 /// Most stop strings; OpenAI takes 4, NIM more. Each is looked for at every token.
 const MAX_STOPS: usize = 16;
 /// Longest stop string in bytes: text is held back while it may be the beginning of one.
@@ -139,8 +139,8 @@ impl Wishes {
         }
     }
 
-    /// What the answer has to conform to.
-    pub(super) fn constraint(&mut self) -> Result<Option<Constraint>, Failure> {
+    /// What the answer has to conform to, and by which field.
+    pub(super) fn constraint(&mut self) -> Result<Option<(Constraint, String)>, Failure> {
         let (guided, nvext) = (std::mem::take(&mut self.guided), std::mem::take(&mut self.nvext));
         let mut found: Option<(&str, Constraint)> = None;
         let mut add = |name: &'static str, constraint: Option<Constraint>| match (&found, constraint) {
@@ -163,14 +163,14 @@ impl Wishes {
         add("guided_choice", choice.map(choice_of).transpose()?)?;
         let grammar = guided.grammar.or(nvext.guided_grammar);
         add("guided_grammar", grammar.map(Constraint::Grammar))?;
-        Ok(found.map(|(_, constraint)| constraint))
+        Ok(found.map(|(name, constraint)| (constraint, name.to_owned())))
     }
 }
 
 /// The plan of a task.
 pub(super) fn plan(task: GenerateTask, card: &ModelCard, tenant: &str) -> Plan {
     Plan {
-        wanted: Wanted::Text(task.choices),
+        wanted: Wanted::Text(task.all_choices()),
         key: cache_key(tenant, card, &task),
         task: Task::Generate(Box::new(task)),
     }

@@ -1,7 +1,7 @@
 //! Whole answers: their shape, what is cached, what is refused.
 
 use schemas::error::{ErrorCode, Failure};
-use schemas::generate::{Constraint, Prompt, TextPart, TokenLogprob, ToolCall};
+use schemas::generate::{Constraint, Echo, Prompt, TextPart, TokenLogprob, ToolCall};
 use serde_bytes::ByteBuf;
 use serde_json::{Value, json};
 
@@ -99,7 +99,16 @@ async fn a_completion_has_the_older_shape_and_begins_with_its_prompt_if_asked() 
         (taken.task().limits.max_tokens, taken.task().limits.stop.as_slice()),
         (Some(3), &["\n".to_owned()][..])
     );
-    taken.done(vec![last(0, "main", &[5])], 2, 1).await;
+    assert!(taken.task().echo);
+    let echo = Echo {
+        text: "fn ".to_owned(),
+        tokens: Vec::new(),
+    };
+    let said = TextPart {
+        echo: Some(echo),
+        ..last(0, "main", &[5])
+    };
+    taken.done(vec![said], 2, 1).await;
     let body = asked.await.unwrap().ok().body;
     assert!(body["id"].as_str().unwrap().starts_with("cmpl-"), "{body}");
     assert_eq!(body["object"], "text_completion");
@@ -157,9 +166,9 @@ async fn what_cannot_be_met_is_refused_with_the_field() {
         ),
         (
             COMPLETIONS,
-            json!({"model": MODEL, "prompt": ["a", "b"]}),
+            json!({"model": MODEL, "prompt": ["a", ""]}),
             400,
-            "prompt",
+            "prompt[1]",
         ),
         ("/v1/embeddings", json!({"model": MODEL, "input": "a"}), 400, "model"),
     ];

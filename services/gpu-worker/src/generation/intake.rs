@@ -80,7 +80,7 @@ impl Writer {
         };
         let frame = writing.frame(Frame::Accepted(accepted));
         self.parts.desk.outbox.push(&writing.request.reply, frame);
-        let task = writing.task.clone();
+        let task = Arc::clone(&writing.task);
         let key = self.hold(writing);
         let model = Arc::clone(&self.text);
         let preparing = tokio::task::spawn_blocking(move || prepare::generations(&model, &task, &origin));
@@ -98,8 +98,12 @@ impl Writer {
             return; // Given up meanwhile.
         };
         match result {
-            Ok(generations) if generations.is_empty() => self.finish(key),
-            Ok(generations) => {
+            Ok(made) => {
+                let generations = writing.on_made(made);
+                if generations.is_empty() {
+                    self.finish(key);
+                    return;
+                }
                 writing.is_running = true;
                 if !self.stepper.order(Command::Add { key, generations }).await {
                     self.is_broken = true;

@@ -1,9 +1,11 @@
 //! The worker of a model that writes text. Input: its queue. Output: text, step by step, and cost events.
 //!
-//! A request's path: `intake.rs` pulls and admits it, `prepare.rs` makes token ids of its prompt, `stepper.rs` runs the
+//! A request's path: `intake.rs` pulls and admits it, `prepare.rs` makes token ids of its prompt, `conduct.rs`
+//! what binds its answer, `stepper.rs` runs the
 //! model on a thread of its own, `step.rs` turns what a step did into frames, shares of time and ends; `writing.rs` is one
 //! request in hand, `writer.rs` the loop that owns them all.
 
+mod conduct;
 mod intake;
 mod prepare;
 mod step;

@@ -8,6 +8,8 @@ use schemas::error::{ErrorCode, Failure};
 use schemas::generate::{ChatPrompt, GenerateTask, Message, Prompt, Sampling};
 use serde_json::{Value, json};
 
+use super::conduct::{self, Conduct};
+
 /// What a request brings besides its task.
 #[derive(Debug, Clone)]
 pub(super) struct Origin {
@@ -21,44 +23,100 @@ pub(super) struct Origin {
     pub(super) now_unix_s: u64,
 }
 
+/// A task ready for the model.
+#[derive(Debug, Default)]
+pub(super) struct Made {
+    /// One per choice that is not finished.
+    pub(super) generations: Vec<Generation>,
+    /// What is known of each prompt.
+    pub(super) prompts: Vec<PromptFacts>,
+}
+
+/// What is known of a prompt once it is made.
+#[derive(Debug, Default)]
+pub(super) struct PromptFacts {
+    /// Its tokens.
+    pub(super) count: u64,
+    /// Its text, if it comes before the answer.
+    pub(super) text: Option<String>,
+    /// Its token ids, if their log probabilities come too.
+    pub(super) ids: Vec<u32>,
+}
+
 /// Makes the generations of a task, one per choice that is not finished.
 ///
 /// # Errors
 /// A failure that names the field.
-pub(super) fn generations(model: &TextModel, task: &GenerateTask, origin: &Origin) -> Result<Vec<Generation>, Failure> {
-    if task.constraint.is_some() {
-        let message = "this model's workers cannot constrain the output: leave out 'response_format' and 'guided_…'";
-        return Err(invalid("response_format", message));
+pub(super) fn generations(model: &TextModel, task: &GenerateTask, origin: &Origin) -> Result<Made, Failure> {
+    let conduct = conduct::conduct(model, task)?;
+    let mut made = Made::default();
+    for (place, prompt) in (0_u32..).zip(task.prompts()) {
+        let ids = ids(model, prompt, origin.now_unix_s)?;
+        let choices = place * task.choices..(place + 1) * task.choices;
+        made.generations
+            .extend(choices.filter_map(|choice| generation(model, task, (choice, &ids, &conduct), origin)));
+        made.prompts.push(facts(model, task, prompt, ids));
     }
-    let prompt = prompt(model, &task.prompt, origin.now_unix_s)?;
+    Ok(made)
+}
+
+/// What is generated of one choice; `None` when it is finished.
+fn generation(
+    model: &TextModel,
+    task: &GenerateTask,
+    (choice, prompt, conduct): (u32, &[u32], &Conduct),
+    origin: &Origin,
+) -> Option<Generation> {
+    let resume = task.resume.iter().find(|resume| resume.choice == choice);
+    if resume.is_some_and(|resume| resume.finish.is_some()) {
+        return None;
+    }
+    let resumed = resume.map(|resume| resume.tokens.clone()).unwrap_or_default();
     let logprobs = task.logprobs.map(|top| u8::try_from(top).unwrap_or(u8::MAX));
-    let unfinished = (0..task.choices).filter_map(|choice| {
-        let resume = task.resume.iter().find(|resume| resume.choice == choice);
-        let is_over = resume.is_some_and(|resume| resume.finish.is_some());
-        (!is_over).then(|| (choice, resume.map(|resume| resume.tokens.clone()).unwrap_or_default()))
-    });
-    let one = |(choice, resumed)| Generation {
-        resumed,
+    let detokenizer = match model.tool_style() {
+        Some(style) if conduct.calls.is_some() => model.detokenizer_of_calls(style),
+        _ => model.detokenizer(SpecialTokens::Skip),
+    };
+    Some(Generation {
         choice,
         sampling: sampling(&task.sampling, origin.seed),
         stop: task.limits.stop.clone(),
-        stop_tokens: Vec::new(),
         max_tokens: task.limits.max_tokens,
         min_tokens: task.limits.min_tokens,
         ignore_eos: task.limits.ignore_eos,
         logprobs,
+        // Who has heard a token has heard the prompt before it.
+        prompt_logprobs: logprobs.filter(|_| task.echo && resumed.is_empty()),
+        resumed,
+        constraint: conduct.constraint.clone(),
+        calls: conduct.calls.clone(),
         priority: origin.priority,
         salt: origin.tenant.clone().into_bytes(),
-        ..Generation::new(prompt.clone(), model.detokenizer(SpecialTokens::Skip))
-    };
-    Ok(unfinished.map(one).collect())
+        ..Generation::new(prompt.to_vec(), detokenizer)
+    })
 }
 
-fn invalid(field: &str, message: impl Into<String>) -> Failure {
+fn facts(model: &TextModel, task: &GenerateTask, prompt: &Prompt, ids: Vec<u32>) -> PromptFacts {
+    let text = || match prompt {
+        Prompt::Text(text) => text.clone(),
+        Prompt::Chat(_) | Prompt::Tokens(_) => model.decode(&ids, SpecialTokens::Keep),
+    };
+    PromptFacts {
+        count: ids.len() as u64,
+        text: task.echo.then(text),
+        ids: if task.echo && task.logprobs.is_some() {
+            ids
+        } else {
+            Vec::new()
+        },
+    }
+}
+
+pub(super) fn invalid(field: &str, message: impl Into<String>) -> Failure {
     Failure::new(ErrorCode::InvalidField, message).param(field)
 }
 
-fn prompt(model: &TextModel, prompt: &Prompt, now_unix_s: u64) -> Result<Vec<u32>, Failure> {
+fn ids(model: &TextModel, prompt: &Prompt, now_unix_s: u64) -> Result<Vec<u32>, Failure> {
     let encode = |text: &str, special, field: &str| {
         model
             .encode(text, special)
@@ -154,6 +212,8 @@ pub(super) fn failure(refusal: &Refusal, prompt: &Prompt) -> Option<Failure> {
         )
         .param(field),
         Refusal::Parameter(ParameterError { name, .. }) => invalid(name, refusal.to_string()),
+        // Only tokens of an earlier worker can be at odds with it.
+        Refusal::Constraint(error) => Failure::new(ErrorCode::Internal, error.to_string()),
         _ => invalid(field, format!("'{field}': {refusal}")),
     };
     Some(failure)
@@ -191,7 +251,11 @@ mod tests {
             "choices": 3, "limits": { "max_tokens": 5, "stop": ["x"] },
             "resume": [{ "choice": 0, "tokens": [5, 6], "finish": "stop" }, { "choice": 2, "tokens": [7] }],
         }));
-        let made = generations(&model, &task, &origin()).unwrap();
+        let Made {
+            generations: made,
+            prompts,
+        } = generations(&model, &task, &origin()).unwrap();
+        assert_eq!((prompts.len(), prompts[0].count), (1, made[0].prompt.len() as u64));
         let choices: Vec<_> = made.iter().map(|made| (made.choice, made.resumed.clone())).collect();
         assert_eq!(choices, [(1, vec![]), (2, vec![7])]);
         assert_eq!(made[0].prompt, made[1].prompt);
@@ -205,13 +269,33 @@ mod tests {
 
     #[test]
     fn what_cannot_be_generated_names_the_field() {
-        let model = model();
-        let constrained = task(json!({ "prompt": { "text": "a" }, "constraint": "json_object" }));
-        let failure = generations(&model, &constrained, &origin()).unwrap_err();
-        assert_eq!(failure.param.as_deref(), Some("response_format"));
         let too_long = Refusal::TooLong { tokens: 9, max: 8 };
         let failure = super::failure(&too_long, &Prompt::Text(String::new())).unwrap();
         assert!(failure.message.contains("exceeds maximum allowed"), "{failure}");
         assert!(super::failure(&Refusal::Full { waiting: 1 }, &Prompt::Text(String::new())).is_none());
+    }
+
+    #[test]
+    fn several_prompts_have_their_own_choices_and_echoes() {
+        let model = model();
+        let task = task(json!({
+            "prompt": { "text": "fn " }, "more_prompts": [{ "tokens": [70, 71, 72] }], "choices": 2, "echo": true, "logprobs": 1,
+            "resume": [{ "choice": 3, "tokens": [7] }],
+        }));
+        let made = generations(&model, &task, &origin()).unwrap();
+        let scored: Vec<_> = made
+            .generations
+            .iter()
+            .map(|made| (made.choice, made.prompt_logprobs))
+            .collect();
+        assert_eq!(scored, [(0, Some(1)), (1, Some(1)), (2, Some(1)), (3, None)]);
+        assert_eq!(made.generations[3].prompt, [70, 71, 72]);
+        assert_eq!(made.prompts[0].text.as_deref(), Some("fn "));
+        let second = &made.prompts[1];
+        assert_eq!((second.count, second.ids.as_slice()), (3, &[70, 71, 72][..]));
+        assert_eq!(
+            second.text.as_deref(),
+            Some(model.decode(&[70, 71, 72], SpecialTokens::Keep).as_str())
+        );
     }
 }

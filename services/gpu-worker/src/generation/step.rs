@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use engine::generate::{Progress, StepStats};
 use schemas::cost::CostKind;
-use schemas::error::{ErrorCode, Failure};
+use schemas::error::Failure;
 use schemas::reply::Frame;
 use schemas::streams::MAX_WORK_DELIVERIES;
 use tokio::time::Instant;
@@ -89,6 +89,7 @@ impl Writer {
         metrics.busy_seconds.inc_by(stats.busy.as_secs_f64());
         metrics.tokens.inc_by(tokens);
         metrics.preempted.inc_by(u64::from(stats.preempted));
+        metrics.masking_seconds.inc_by(stats.masking.as_secs_f64());
         self.parts.stats.on_batch(tokens, stats.busy);
     }
 
@@ -111,9 +112,8 @@ impl Writer {
         let Some(mut writing) = self.release(key) else {
             return;
         };
-        if writing.is_broken() {
-            let message = "the model gave no usable token: its numbers are broken, or every token is forbidden";
-            return self.fail(writing, Failure::new(ErrorCode::Internal, message));
+        if let Some(failure) = writing.broken() {
+            return self.fail(writing, failure);
         }
         self.parts.desk.count("done");
         let frame = writing.done_frame();

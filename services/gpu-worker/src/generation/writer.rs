@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bus::{Job, PullEvent, Puller};
-use engine::generate::{Generation, TextModel};
+use engine::generate::TextModel;
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use schemas::error::Failure;
@@ -15,6 +15,7 @@ use schemas::ids::RequestId;
 use tokio::time::{Instant, Interval, MissedTickBehavior};
 
 use super::Generative;
+use super::prepare::Made;
 use super::stepper::{Outcome, Stepper};
 use super::writing::Writing;
 use crate::credits;
@@ -26,7 +27,7 @@ use crate::worker::{Cancels, PROGRESS_EVERY, until};
 const IDLE_LOOK: Duration = Duration::from_millis(50);
 
 /// A request's key in hand, and what is to be generated for it or why nothing is.
-pub(super) type Prepared = (u64, Result<Vec<Generation>, Failure>);
+pub(super) type Prepared = (u64, Result<Made, Failure>);
 type Preparing = Pin<Box<dyn Future<Output = Prepared> + Send>>;
 
 /// The worker at work.
@@ -163,8 +164,15 @@ impl Writer {
         self.expire().await;
         self.parts.desk.outbox.send(&self.parts.bus).await;
         let settle_at = self.settler.settle(&mut self.parts.desk.settlement, false);
-        let waiting = self.held.values().filter(|writing| !writing.has_run()).count();
-        self.parts.stats.note(self.held.len(), waiting);
+        let waiting = self.held.values().filter(|writing| !writing.has_run());
+        let waiting_tokens = waiting.map(Writing::prompt_tokens).sum::<u64>();
+        self.parts
+            .stats
+            .note(self.held.len(), usize::try_from(waiting_tokens).unwrap_or(usize::MAX));
+        self.parts
+            .metrics
+            .waiting_tokens
+            .set(i64::try_from(waiting_tokens).unwrap_or(i64::MAX));
         let in_hand = i64::try_from(self.held.len()).unwrap_or(i64::MAX);
         self.parts.metrics.in_hand.set(in_hand);
         let look_at = (!self.held.is_empty()).then(|| Instant::now() + IDLE_LOOK);

@@ -13,6 +13,7 @@ use minijinja::{AutoEscape, Environment, Error, ErrorKind, Output, State};
 use serde::{Deserialize, Serialize};
 
 use super::strftime::strftime;
+use super::tool_calls::ToolFormat;
 use crate::error::LoadError;
 use crate::model_files::read_optional;
 
@@ -115,6 +116,7 @@ struct NamedTemplate {
 pub(crate) struct ChatTemplates {
     environment: Environment<'static>,
     special_tokens: BTreeMap<String, Value>,
+    tool_format: Option<ToolFormat>,
 }
 
 impl std::fmt::Debug for ChatTemplates {
@@ -139,10 +141,20 @@ impl ChatTemplates {
             }
             Err(source) => return Err(LoadError::Read { file, source }),
         };
+        let format_of = |wanted: &str| {
+            let named = templates.iter().find(|(name, _)| name == wanted);
+            named.and_then(|(_, template)| ToolFormat::of_template(template))
+        };
         Ok(Self {
+            tool_format: format_of(TOOL_USE).or_else(|| format_of(DEFAULT)),
             environment: compile(&file, templates)?,
             special_tokens: special_tokens(&config.rest),
         })
+    }
+
+    /// How calls of functions are written; `None` when the model knows none.
+    pub(crate) fn tool_format(&self) -> Option<ToolFormat> {
+        self.tool_format
     }
 
     /// The prompt of a conversation.

@@ -134,6 +134,8 @@ pub enum SpecialTokens {
 pub struct Detokenizer {
     tokens: Arc<TokenBytes>,
     special: SpecialTokens,
+    /// Special tokens that are written in any case.
+    kept: Arc<[u32]>,
     /// Bytes of a character that is not whole yet; at most three between calls.
     pending: Vec<u8>,
     text: String,
@@ -144,15 +146,23 @@ impl Detokenizer {
         Self {
             tokens,
             special,
+            kept: Arc::default(),
             pending: Vec::new(),
             text: String::new(),
         }
     }
 
+    /// Writes these special tokens as they are spelled, whatever becomes of the others.
+    #[must_use]
+    pub(crate) fn keeping(mut self, kept: &[u32]) -> Self {
+        self.kept = kept.into();
+        self
+    }
+
     /// Takes the next token; returns the characters that it completed, perhaps none.
     pub fn push(&mut self, id: u32) -> &str {
         self.text.clear();
-        if self.special == SpecialTokens::Keep || !self.tokens.is_special(id) {
+        if self.special == SpecialTokens::Keep || !self.tokens.is_special(id) || self.kept.contains(&id) {
             self.pending.extend_from_slice(self.tokens.get(id).unwrap_or_default());
             self.take_characters();
         }
@@ -236,8 +246,13 @@ mod tests {
 
     #[test]
     fn special_tokens_are_left_out_or_kept() {
-        for (special, expected) in [(SpecialTokens::Skip, "ab"), (SpecialTokens::Keep, "a<|end|>b")] {
-            let mut detokenizer = Detokenizer::new(bytes(), special);
+        let both = "a<|end|>b";
+        for (special, kept, expected) in [
+            (SpecialTokens::Skip, &[][..], "ab"),
+            (SpecialTokens::Keep, &[], both),
+            (SpecialTokens::Skip, &[256], both),
+        ] {
+            let mut detokenizer = Detokenizer::new(bytes(), special).keeping(kept);
             let text: String = [97, 256, 98, 9_999].map(|id| detokenizer.push(id).to_owned()).concat();
             assert_eq!(text, expected);
         }

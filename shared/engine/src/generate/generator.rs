@@ -3,20 +3,21 @@
 //! One thread calls [`Generator::step`] again and again while there is work; between steps sequences are added and cancelled.
 //! What a sequence gives is a function of its own request alone: not of what runs beside it, of the size of the cache, or of steps that failed.
 
+mod active;
 mod answer;
 mod generation;
 mod report;
 #[cfg(test)]
-mod toy;
+pub mod toy;
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use super::backend::{GenerateBackend, GenerateInfo, LogitRows, StepBatch, StepSpan};
-use super::sampling::{Allowed, Sampler, Scratch};
+use super::sampling::Scratch;
 use super::scheduler::{Limits, NewSequence, Phase, PlanEntry, Refusal, Scheduler, SeqId, StepPlan};
 use crate::error::ComputeError;
-use answer::{Answer, Ending};
+use active::Active;
 
 pub use answer::FinishReason;
 pub use generation::Generation;
@@ -44,15 +45,6 @@ impl Default for GeneratorOptions {
             max_waiting: 256,
         }
     }
-}
-
-#[derive(Debug)]
-struct Active {
-    sampler: Sampler,
-    answer: Answer,
-    /// Tokens that must not be chosen before `min_tokens`.
-    ends: Vec<u32>,
-    prompt_tokens: u32,
 }
 
 /// The generator of one loaded model.
@@ -111,47 +103,33 @@ impl Generator {
     }
 
     /// Takes an answer to be generated; it starts with one of the next steps.
-    pub fn add(&mut self, generation: Generation) -> Result<SeqId, Refusal> {
+    pub fn add(&mut self, mut generation: Generation) -> Result<SeqId, Refusal> {
         let info = self.backend.info();
         generation.check(info.vocab_size)?;
         self.scheduler.check(generation.prompt.len())?;
-        let mut ends = generation.stop_tokens.clone();
-        if !generation.ignore_eos {
-            ends.extend_from_slice(&info.eos);
-        }
         let room = self.scheduler.limits().max_context - generation.prompt.len();
-        let room = u32::try_from(room).unwrap_or(u32::MAX);
-        let ending = Ending {
-            stop: &generation.stop,
-            tokens: ends.clone(),
-            min_tokens: generation.min_tokens,
-            max_tokens: generation.max_tokens.map_or(room, |max| max.min(room)),
-        };
-        let mut active = Active {
-            sampler: Sampler::new(generation.sampling, generation.choice, &generation.prompt)
-                .with_logprobs(generation.logprobs),
-            answer: Answer::new(generation.detokenizer, ending),
-            ends,
-            prompt_tokens: u32::try_from(generation.prompt.len()).unwrap_or(u32::MAX),
-        };
-        // What was given out before is gone through again for what it leaves behind: counts, held-back text, perhaps the end.
+        let mut active = Active::new(&mut generation, info, u32::try_from(room).unwrap_or(u32::MAX));
         for &token in &generation.resumed {
-            active.sampler.accept(token);
-            let taken = active.answer.take(token);
-            if taken.finish.is_some() {
+            let finish = active.resume(token)?;
+            if finish.is_some() {
                 let id = self.scheduler.next_id();
                 let mut progress = active.progress(id, 0);
-                progress.finish = taken.finish;
+                progress.finish = finish;
                 self.complete.push(progress);
                 return Ok(id);
             }
+        }
+        let mut salt = generation.salt;
+        if generation.prompt_logprobs.is_some() {
+            // Tokens that are found in the cache have no logits, so nobody else's are used.
+            salt.extend_from_slice(&self.scheduler.next_id().0.to_le_bytes());
         }
         let mut tokens = generation.prompt;
         tokens.extend(generation.resumed);
         let id = self.scheduler.add(NewSequence {
             tokens,
             priority: generation.priority,
-            salt: generation.salt,
+            salt,
         })?;
         self.active.insert(id, active);
         Ok(id)
@@ -173,7 +151,7 @@ impl Generator {
         let started = Instant::now();
         let plan = self.scheduler.plan();
         let mut stats = facts(&plan);
-        let (entries, batch) = into_batch(plan);
+        let (entries, batch) = self.batch(plan);
         let mut progress = Vec::with_capacity(entries.len() + self.complete.len());
         if !entries.is_empty() {
             let logits = self.backend.step(&batch).and_then(|logits| {
@@ -186,7 +164,10 @@ impl Generator {
                 }
             });
             match logits {
-                Ok(logits) => self.advance(&entries, logits.rows(), &mut progress),
+                Ok(logits) => {
+                    let rows: Vec<&[f32]> = logits.rows().collect();
+                    stats.masking = self.advance(&entries, &batch, &rows, &mut progress);
+                }
                 Err(error) => {
                     self.scheduler.on_failure();
                     return Err(error);
@@ -198,26 +179,52 @@ impl Generator {
         Ok(Step { progress, stats })
     }
 
-    /// Samples for the entries that reach their end, and reports the step to the scheduler.
-    fn advance<'a>(
+    /// What the backend is given for a plan, and what is kept of it.
+    fn batch(&self, plan: StepPlan) -> (Vec<Entry>, StepBatch) {
+        let split = |entry: PlanEntry| {
+            let kept = Entry {
+                id: entry.id,
+                samples: entry.samples,
+            };
+            let active = self.active.get(&entry.id);
+            let span = StepSpan {
+                logits: active.map_or(LogitRows::None, |active| {
+                    active.rows(entry.first_position, entry.tokens.len(), entry.samples)
+                }),
+                tokens: entry.tokens,
+                first_position: entry.first_position,
+                blocks: entry.blocks,
+            };
+            (kept, span)
+        };
+        let (entries, spans) = plan.entries.into_iter().map(split).unzip();
+        (entries, StepBatch { spans })
+    }
+
+    /// Samples for the entries that reach their end, and reports the step to the scheduler. Gives the time that constraints took.
+    fn advance(
         &mut self,
         entries: &[Entry],
-        mut rows: impl Iterator<Item = &'a [f32]>,
+        batch: &StepBatch,
+        mut rows: &[&[f32]],
         progress: &mut Vec<Progress>,
-    ) {
+    ) -> Duration {
         let mut sampled = Vec::with_capacity(entries.len());
         let mut finished = Vec::new();
-        for entry in entries {
-            let row = if entry.samples { rows.next() } else { None };
+        let mut masking = Duration::ZERO;
+        for (entry, span) in entries.iter().zip(&batch.spans) {
+            let (own, others) = rows.split_at(span.rows());
+            rows = others;
             let Some(active) = self.active.get_mut(&entry.id) else {
                 continue;
             };
-            let mut made = active.progress(entry.id, entry.tokens);
+            active.score(span, own);
+            let mut made = active.progress(entry.id, span.tokens.len() as u32);
             let cached = self.scheduler.cached_tokens(entry.id).unwrap_or(0);
             made.cached_tokens =
                 u32::try_from(cached).map_or(made.prompt_tokens, |cached| cached.min(made.prompt_tokens));
-            if let Some(row) = row {
-                active.choose(row, &mut self.scratch, &mut made);
+            if let Some(row) = own.last().filter(|_| entry.samples) {
+                masking += active.choose(row, &mut self.scratch, &mut made);
                 match (made.finish, made.tokens.first()) {
                     (None, Some(&token)) => sampled.push((entry.id, token)),
                     _ => finished.push(entry.id),
@@ -230,47 +237,13 @@ impl Generator {
             self.scheduler.remove(id);
             self.active.remove(&id);
         }
-    }
-}
-
-impl Active {
-    fn progress(&self, id: SeqId, step_tokens: u32) -> Progress {
-        Progress {
-            id,
-            text: String::new(),
-            tokens: Vec::new(),
-            logprobs: Vec::new(),
-            finish: None,
-            prompt_tokens: self.prompt_tokens,
-            cached_tokens: 0,
-            output_tokens: self.answer.tokens(),
-            step_tokens,
-        }
-    }
-
-    /// Chooses the next token and notes what follows from it.
-    fn choose(&mut self, row: &[f32], scratch: &mut Scratch, progress: &mut Progress) {
-        let is_early = !self.answer.may_end();
-        let forbidden = if is_early { self.ends.as_slice() } else { &[] };
-        let allowed = Allowed { mask: None, forbidden };
-        let Some(sampled) = self.sampler.sample(row, allowed, scratch) else {
-            progress.finish = Some(FinishReason::NoToken);
-            progress.text = self.answer.give_up();
-            return;
-        };
-        let taken = self.answer.take(sampled.token);
-        progress.text = taken.text;
-        progress.finish = taken.finish;
-        progress.tokens.push(sampled.token);
-        progress.logprobs.extend(sampled.logprobs);
-        progress.output_tokens = self.answer.tokens();
+        masking
     }
 }
 
 /// What is kept of a plan entry while the step runs.
 struct Entry {
     id: SeqId,
-    tokens: u32,
     samples: bool,
 }
 
@@ -284,31 +257,9 @@ fn facts(plan: &StepPlan) -> StepStats {
         decode_tokens: tokens(Phase::Decode),
         sequences: plan.entries.len() as u32,
         preempted: plan.preempted.len() as u32,
+        masking: Duration::ZERO,
         busy: Duration::ZERO,
     }
-}
-
-fn into_batch(plan: StepPlan) -> (Vec<Entry>, StepBatch) {
-    let split = |entry: PlanEntry| {
-        let kept = Entry {
-            id: entry.id,
-            tokens: entry.tokens.len() as u32,
-            samples: entry.samples,
-        };
-        let span = StepSpan {
-            tokens: entry.tokens,
-            first_position: entry.first_position,
-            blocks: entry.blocks,
-            logits: if entry.samples {
-                LogitRows::Last
-            } else {
-                LogitRows::None
-            },
-        };
-        (kept, span)
-    };
-    let (entries, spans) = plan.entries.into_iter().map(split).unzip();
-    (entries, StepBatch { spans })
 }
 
 #[cfg(test)]

@@ -300,6 +300,11 @@ impl Sampler {
     }
 }
 
+/// Log probabilities of a token by a row of logits as it came, with so many alternatives, [`MAX_TOP_LOGPROBS`] at most.
+pub(super) fn logprobs_of(logits: &[f32], token: u32, top: u8) -> Logprobs {
+    draw::logprobs(logits, token, usize::from(top.min(MAX_TOP_LOGPROBS)))
+}
+
 fn change(logits: &mut [f32], id: u32, how: impl FnOnce(f32) -> f32) {
     if let Some(logit) = logits.get_mut(id as usize) {
         *logit = how(*logit);

@@ -84,6 +84,9 @@ pub enum Refusal {
     /// A parameter is outside its range.
     #[error(transparent)]
     Parameter(#[from] super::sampling::ParameterError),
+    /// The tokens to go on from do not conform to the constraint.
+    #[error(transparent)]
+    Constraint(#[from] super::constraint::ConstraintError),
     /// The waiting room is full; the same sequence may be taken later.
     #[error("{waiting} sequences are waiting, no more are taken")]
     Full {

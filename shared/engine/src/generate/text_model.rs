@@ -3,11 +3,13 @@
 //! It holds no weights, so a process that only prepares requests can have it too.
 
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use super::chat_template::{ChatRequest, ChatTemplates, TemplateError};
 use super::config::{DecoderConfig, SamplingDefaults, sampling_defaults};
+use super::constraint::{Constraint, Grammar, GrammarError, Grammars};
 use super::detokenize::{Detokenizer, SpecialTokens, Spelling, TokenBytes};
+use super::tool_calls::ToolStyle;
 use crate::error::{InputError, LoadError};
 
 /// Whether `encode` puts a model's special tokens (often a first one) around a text.
@@ -25,6 +27,9 @@ pub struct TextModel {
     tokenizer: tokenizers::Tokenizer,
     tokens: Arc<TokenBytes>,
     templates: ChatTemplates,
+    tools: Option<ToolStyle>,
+    /// Made for the first request that needs it: it takes some hundred milliseconds and megabytes for a large vocabulary.
+    grammars: OnceLock<Result<Grammars, GrammarError>>,
     defaults: SamplingDefaults,
     vocab_size: usize,
     max_tokens: usize,
@@ -54,10 +59,14 @@ impl TextModel {
             field: "decoder",
             reason,
         })?;
+        let templates = ChatTemplates::load(directory)?;
+        let special_id = |mark: &str| tokenizer.token_to_id(mark).filter(|id| tokens.is_special(*id));
         Ok(Self {
+            tools: templates.tool_format().map(|format| ToolStyle::new(format, special_id)),
             tokenizer,
             tokens: Arc::new(tokens),
-            templates: ChatTemplates::load(directory)?,
+            templates,
+            grammars: OnceLock::new(),
             defaults: sampling_defaults(directory)?,
             vocab_size: config.vocab_size,
             max_tokens: config.max_positions,
@@ -95,6 +104,24 @@ impl TextModel {
     /// A decoder for ids that come one by one.
     pub fn detokenizer(&self, special: SpecialTokens) -> Detokenizer {
         Detokenizer::new(Arc::clone(&self.tokens), special)
+    }
+
+    /// A decoder for an answer in which calls of functions are looked for.
+    pub fn detokenizer_of_calls(&self, style: &ToolStyle) -> Detokenizer {
+        self.detokenizer(SpecialTokens::Skip).keeping(&style.kept_tokens())
+    }
+
+    /// How the model calls functions; `None` when its chat template knows none.
+    pub fn tool_style(&self) -> Option<&ToolStyle> {
+        self.tools.as_ref()
+    }
+
+    /// What keeps an answer to a grammar; blocks for up to some tens of milliseconds when the grammar is new.
+    pub fn constraint(&self, grammar: &Grammar) -> Result<Constraint, GrammarError> {
+        let grammars = self
+            .grammars
+            .get_or_init(|| Grammars::new(&self.tokens, self.vocab_size, &self.eos));
+        grammars.as_ref().map_err(Clone::clone)?.constraint(grammar)
     }
 
     /// The bytes of one token, perhaps a part of a character; empty for an id that the tokenizer does not have.

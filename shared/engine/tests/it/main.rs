@@ -6,6 +6,7 @@
 mod decoders;
 mod encoders;
 mod fixture;
+mod guided;
 mod load;
 mod model;
 mod nano;

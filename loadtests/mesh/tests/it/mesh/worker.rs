@@ -25,6 +25,9 @@ pub(crate) const RANKER: &str = "rank_bert";
 /// A tiny nomic encoder with random weights and prompts for both sides of a search.
 pub(crate) const NOMIC: &str = "embed_nomic";
 
+/// Name under which tests serve the same model with a chat template that knows functions.
+pub(crate) const CALLER: &str = "nano-caller";
+
 /// What a worker is told.
 #[derive(Debug, Clone)]
 pub(crate) struct WorkerSpec {
@@ -64,6 +67,26 @@ impl WorkerSpec {
             model: model.to_owned(),
             settings: settings.into(),
         }
+    }
+
+    /// A worker with the same model and a chat template of Hermes' kind; its folder is made in `folder`, which has to stay.
+    pub(crate) fn caller(folder: &Path) -> Self {
+        let made = folder.join(CALLER);
+        let source = repository().join("models").join(TRANSLATOR);
+        std::fs::create_dir_all(&made).unwrap();
+        for file in [
+            "config.json",
+            "generation_config.json",
+            "model.safetensors",
+            "tokenizer.json",
+            "tokenizer_config.json",
+        ] {
+            std::fs::copy(source.join(file), made.join(file)).unwrap();
+        }
+        // It goes before the template in the configuration.
+        let template = repository().join("shared/engine/tests/fixtures/chat/hermes.jinja");
+        std::fs::copy(template, made.join("chat_template.jinja")).unwrap();
+        Self::folder(CALLER, &made)
     }
 
     /// A worker with the real model.

@@ -4,16 +4,21 @@
 
 use crate::generate::detokenize::Detokenizer;
 use crate::generate::stop::StopMatcher;
+use crate::generate::tool_calls::{ToolCall, ToolReader};
 
 /// Why an answer is over.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum FinishReason {
-    /// An end token or a stop string.
+    /// An end token, a stop string, or the end of the grammar.
     Stop,
+    /// The same after functions were called.
+    ToolCalls,
     /// The most tokens that were asked for, or the end of the context.
     Length,
     /// No allowed token has a finite logit: the model's numbers are broken, or the request forbids every token.
     NoToken,
+    /// The grammar is too complex to be followed further.
+    ConstraintFailed,
 }
 
 /// What ends an answer.
@@ -33,6 +38,7 @@ pub(super) struct Ending<'a> {
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Taken {
     pub(super) text: String,
+    pub(super) calls: Vec<ToolCall>,
     pub(super) finish: Option<FinishReason>,
 }
 
@@ -40,6 +46,7 @@ pub(super) struct Taken {
 pub(super) struct Answer {
     detokenizer: Detokenizer,
     stops: StopMatcher,
+    reader: Option<ToolReader>,
     ends: Vec<u32>,
     min_tokens: u32,
     max_tokens: u32,
@@ -47,10 +54,11 @@ pub(super) struct Answer {
 }
 
 impl Answer {
-    pub(super) fn new(detokenizer: Detokenizer, ending: Ending<'_>) -> Self {
+    pub(super) fn new(detokenizer: Detokenizer, ending: Ending<'_>, reader: Option<ToolReader>) -> Self {
         Self {
             detokenizer,
             stops: StopMatcher::new(ending.stop),
+            reader,
             ends: ending.tokens,
             min_tokens: ending.min_tokens,
             max_tokens: ending.max_tokens,
@@ -68,8 +76,8 @@ impl Answer {
         self.tokens >= self.min_tokens
     }
 
-    /// Takes the next token.
-    pub(super) fn take(&mut self, token: u32) -> Taken {
+    /// Takes the next token; `is_complete`: by the grammar nothing follows it.
+    pub(super) fn take(&mut self, token: u32, is_complete: bool) -> Taken {
         self.tokens += 1;
         if self.ends.contains(&token) {
             return self.end(String::new(), FinishReason::Stop);
@@ -81,17 +89,17 @@ impl Answer {
         } else {
             let emit = self.stops.push(piece);
             if emit.stopped.is_some() {
-                return Taken {
-                    text: emit.text,
-                    finish: Some(FinishReason::Stop),
-                };
+                return self.read(&emit.text, Some(FinishReason::Stop));
             }
             emit.text
         };
+        if is_complete {
+            return self.end(text, FinishReason::Stop);
+        }
         if self.tokens >= self.max_tokens {
             return self.end(text, FinishReason::Length);
         }
-        Taken { text, finish: None }
+        self.read(&text, None)
     }
 
     /// Ends without a further token; gives what was held back.
@@ -108,9 +116,33 @@ impl Answer {
             Some(_) => FinishReason::Stop,
             None => reason,
         };
+        self.read(&text, Some(finish))
+    }
+
+    /// Reads calls out of the text.
+    fn read(&mut self, text: &str, finish: Option<FinishReason>) -> Taken {
+        let Some(reader) = &mut self.reader else {
+            return Taken {
+                text: text.to_owned(),
+                calls: Vec::new(),
+                finish,
+            };
+        };
+        let mut read = reader.push(text);
+        if finish.is_some() {
+            let last = reader.finish();
+            read.text.push_str(&last.text);
+            read.calls.extend(last.calls);
+        }
+        let finish = match finish {
+            None => read.is_over.then_some(FinishReason::ToolCalls),
+            Some(FinishReason::Stop) if reader.has_called() => Some(FinishReason::ToolCalls),
+            other => other,
+        };
         Taken {
-            text,
-            finish: Some(finish),
+            text: read.text,
+            calls: read.calls,
+            finish,
         }
     }
 }
@@ -128,13 +160,13 @@ mod tests {
             min_tokens,
             max_tokens,
         };
-        Answer::new(toy::detokenizer(), ending)
+        Answer::new(toy::detokenizer(), ending, None)
     }
 
     fn run(mut answer: Answer, pieces: &[&str]) -> (Vec<String>, Option<FinishReason>) {
         let mut texts = Vec::new();
         for piece in pieces {
-            let taken = answer.take(toy::id(piece));
+            let taken = answer.take(toy::id(piece), false);
             texts.push(taken.text);
             if taken.finish.is_some() {
                 return (texts, taken.finish);

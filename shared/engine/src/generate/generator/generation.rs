@@ -1,8 +1,10 @@
 //! What is asked of a generator: the fields of one answer, and the check of their ranges.
 
+use crate::generate::constraint::Constraint;
 use crate::generate::detokenize::Detokenizer;
 use crate::generate::sampling::{MAX_TOP_LOGPROBS, ParameterError, SamplingParams};
 use crate::generate::scheduler::Refusal;
+use crate::generate::tool_calls::ToolReader;
 
 /// One answer to be generated.
 #[derive(Debug, Clone)]
@@ -27,6 +29,12 @@ pub struct Generation {
     pub ignore_eos: bool,
     /// Log probabilities of the tokens, with so many alternatives ([`MAX_TOP_LOGPROBS`] at most).
     pub logprobs: Option<u8>,
+    /// Log probabilities of the prompt's tokens from the second on, with so many alternatives; then all of the prompt is computed.
+    pub prompt_logprobs: Option<u8>,
+    /// What the answer has to conform to, as it is before the first token; a complete answer ends, whatever `ignore_eos` says.
+    pub constraint: Option<Constraint>,
+    /// Calls of functions are read out of the text.
+    pub calls: Option<ToolReader>,
     /// 0 is the most urgent.
     pub priority: u8,
     /// Prompts share what is computed of them only under the same salt; it should name at least the tenant.
@@ -49,6 +57,9 @@ impl Generation {
             min_tokens: 0,
             ignore_eos: false,
             logprobs: None,
+            prompt_logprobs: None,
+            constraint: None,
+            calls: None,
             priority: 0,
             salt: Vec::new(),
             detokenizer,
@@ -65,7 +76,7 @@ impl Generation {
                 expected,
             }))
         };
-        match (self.max_tokens, self.logprobs) {
+        match (self.max_tokens, self.logprobs.max(self.prompt_logprobs)) {
             (Some(0), _) => return refuse("max_tokens", 0, "1 or more"),
             (Some(max), _) if self.min_tokens > max => {
                 return refuse("min_tokens", self.min_tokens, "at most `max_tokens`");

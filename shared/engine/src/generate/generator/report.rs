@@ -5,6 +5,7 @@ use std::time::Duration;
 use super::FinishReason;
 use crate::generate::sampling::Logprobs;
 use crate::generate::scheduler::SeqId;
+use crate::generate::tool_calls::ToolCall;
 
 /// What a step did for one sequence.
 #[derive(Debug, Clone, PartialEq)]
@@ -17,6 +18,10 @@ pub struct Progress {
     pub tokens: Vec<u32>,
     /// One for each of `tokens` when they were asked for, else none.
     pub logprobs: Vec<Logprobs>,
+    /// How likely the prompt's tokens were, from its second one on; once, with the first token, when they were asked for.
+    pub prompt_logprobs: Vec<Logprobs>,
+    /// Functions called; their text is not in `text`.
+    pub calls: Vec<ToolCall>,
     /// Set in the last progress of a sequence.
     pub finish: Option<FinishReason>,
     /// Tokens of the prompt.
@@ -40,6 +45,8 @@ pub struct StepStats {
     pub sequences: u32,
     /// Sequences that had to give their blocks back.
     pub preempted: u32,
+    /// The part of its time that went into masks of constrained answers.
+    pub masking: Duration,
     /// How long it took, sampling included.
     pub busy: Duration,
 }

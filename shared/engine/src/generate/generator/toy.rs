@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex};
 use crate::backend::Precision;
 use crate::error::ComputeError;
 use crate::generate::backend::{GenerateBackend, GenerateInfo, LogitRows, StepBatch, StepLogits, StepSpan};
+use crate::generate::constraint::Grammars;
 use crate::generate::detokenize::{Detokenizer, SpecialTokens, Spelling, TokenBytes};
 
 /// The token that ends an answer.
@@ -31,13 +32,32 @@ pub(crate) fn id(piece: &str) -> u32 {
         .expect("a piece of the toy model") as u32
 }
 
-pub(crate) fn detokenizer() -> Detokenizer {
+fn token_bytes() -> TokenBytes {
     let vocabulary: HashMap<String, u32> = (0_u32..)
         .zip(PIECES)
         .map(|(id, piece)| (piece.to_owned(), id))
         .collect();
-    let tokens = TokenBytes::new(&vocabulary, &[EOS], Spelling::Pieces);
-    Detokenizer::new(Arc::new(tokens), SpecialTokens::Skip)
+    TokenBytes::new(&vocabulary, &[EOS], Spelling::Pieces)
+}
+
+pub(crate) fn detokenizer() -> Detokenizer {
+    Detokenizer::new(Arc::new(token_bytes()), SpecialTokens::Skip)
+}
+
+/// Compiles grammars for the pieces.
+pub(crate) fn grammars() -> Grammars {
+    Grammars::new(&token_bytes(), VOCAB, &[EOS]).unwrap()
+}
+
+/// The end of an answer in the vocabulary of single bytes.
+pub(crate) const BYTE_EOS: u32 = 256;
+
+/// Compiles grammars for a vocabulary whose tokens are the bytes in their order.
+pub(crate) fn byte_grammars() -> Grammars {
+    let mut vocabulary: HashMap<String, u32> = (0..256).map(|byte| (format!("<0x{byte:02X}>"), byte)).collect();
+    vocabulary.insert("</s>".to_owned(), BYTE_EOS);
+    let tokens = TokenBytes::new(&vocabulary, &[BYTE_EOS], Spelling::Pieces);
+    Grammars::new(&tokens, BYTE_EOS as usize + 1, &[BYTE_EOS]).unwrap()
 }
 
 /// The logits that follow a context.
@@ -127,6 +147,14 @@ impl Toy {
         }
     }
 
+    /// All tokens up to the span's end, none when the step fails or nothing is wanted of it.
+    fn read_before_failure(&self, span: &StepSpan, mishap: Mishap) -> Vec<u32> {
+        if matches!(mishap, Mishap::Fail) || span.rows() == 0 {
+            return Vec::new();
+        }
+        self.read(span)
+    }
+
     /// All tokens up to the span's end, as the blocks hold them.
     fn read(&self, span: &StepSpan) -> Vec<u32> {
         let token_at = |position: usize| {
@@ -158,11 +186,14 @@ impl GenerateBackend for Toy {
             self.write(span, matches!(mishap, Mishap::Fail));
         }
         let mut values = Vec::new();
-        for span in batch.spans.iter().filter(|span| span.logits == LogitRows::Last) {
-            match mishap {
-                Mishap::Fail => break,
-                Mishap::Nan => values.extend([f32::NAN; VOCAB]),
-                Mishap::None | Mishap::LosesARow => values.extend(logits(&self.read(span))),
+        for span in &batch.spans {
+            let context = self.read_before_failure(span, mishap);
+            // The last rows of the context, as many as are wanted.
+            for end in context.len().saturating_sub(span.rows()) + 1..=context.len() {
+                match mishap {
+                    Mishap::Nan => values.extend([f32::NAN; VOCAB]),
+                    _ => values.extend(logits(&context[..end])),
+                }
             }
         }
         match mishap {
