@@ -39,7 +39,7 @@ impl Default for GeneratorOptions {
         Self {
             // Decodes of a CPU gain little from more rows, and each stream gets slower.
             max_sequences: 96,
-            // Beside 64 decodes a prefill chunk that makes the step less than three times as long.
+            // Beside 64 decodes about a hundred tokens of a prompt: longer steps mean longer gaps in running streams.
             max_step_tokens: 160,
             // Choices of one request (128 at most) wait together.
             max_waiting: 256,
