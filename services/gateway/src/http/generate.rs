@@ -12,9 +12,9 @@ use schemas::error::{ErrorCode, Failure};
 use schemas::fleet::ModelCard;
 use schemas::policy::Grant;
 
-use super::error::HttpError;
 use super::form::Form;
 use super::sse::{EventStream, Subject};
+use super::streamable::{self, Reply};
 use super::{body, finish};
 use crate::Gateway;
 use crate::call::Call;
@@ -40,55 +40,14 @@ pub(super) struct Prepared {
 /// How a body becomes a plan.
 pub(super) type Prepare = fn(&Gateway, &Call, &Grant, &[u8]) -> Result<Prepared, Failure>;
 
-/// What a client is answered.
-enum Reply {
-    /// All of it.
-    Whole(Response),
-    /// A stream, which closes its call when it ends.
-    Stream(Response),
-}
-
 /// Answers a request for text.
 pub(super) async fn serve(gateway: Arc<Gateway>, request: Request, route: &'static str, prepare: Prepare) -> Response {
-    let config = &gateway.config.http;
-    let begun = Call::begin(
-        request.headers(),
-        &gateway.clock,
-        config.default_generate_timeout_ms,
-        config.max_timeout_ms,
-    );
-    let begun = begun.and_then(|call| Ok((call, gateway.take_place()?)));
-    let (call, place) = match begun {
-        Ok(begun) => begun,
-        Err(failure) => return finish::stamp_new(HttpError(failure).into_response()).await,
+    let answered = |subject, request| async move {
+        let mut limit = None;
+        let reply = answer(subject, request, prepare, &mut limit).await;
+        (reply, limit)
     };
-    let mut limit = None;
-    let subject = Subject {
-        gateway: Arc::clone(&gateway),
-        call: call.clone(),
-        route,
-        _place: place,
-    };
-    let reply = match answer(subject, request, prepare, &mut limit).await {
-        Ok(reply) => reply,
-        Err(failure) => {
-            let code = failure.code.as_str();
-            gateway.metrics.failures.with_label_values(&[code]).inc();
-            Reply::Whole(HttpError(failure).into_response())
-        }
-    };
-    let (mut response, closed) = match reply {
-        Reply::Whole(response) => (response, true),
-        Reply::Stream(response) => (response, false),
-    };
-    finish::stamp(&mut response, &call);
-    if let Some(state) = &limit {
-        finish::limits(response.headers_mut(), state);
-    }
-    if closed {
-        finish::close(&gateway, route, &call, response.status().as_u16());
-    }
-    response
+    streamable::serve(gateway, request, route, answered).await
 }
 
 async fn answer(

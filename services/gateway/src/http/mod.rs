@@ -16,6 +16,7 @@ pub mod render;
 mod responses;
 mod service;
 mod sse;
+mod streamable;
 mod tokens;
 mod translations;
 mod usage;

@@ -19,12 +19,11 @@ use translate::{JobError, Module, Options, Report, assemble};
 
 use self::asker::Asker;
 use self::events::Events;
-use super::error::HttpError;
 use super::form::Heading;
 use super::sse::Subject;
+use super::streamable::{self, Reply};
 use super::{body, finish, model};
 use crate::Gateway;
-use crate::call::Call;
 use crate::config::TranslationConfig;
 use crate::lookup::Source;
 use crate::permits::LimitState;
@@ -45,52 +44,14 @@ struct Job {
     heading: Heading,
 }
 
-/// What a client is answered.
-enum Reply {
-    /// All of it.
-    Whole(Response),
-    /// A stream, which closes its call when it ends.
-    Stream(Response),
-}
-
 /// Translates a module.
 pub(super) async fn create(State(gateway): State<Arc<Gateway>>, request: Request) -> Response {
-    let config = &gateway.config.http;
-    let begun = Call::begin(
-        request.headers(),
-        &gateway.clock,
-        config.default_generate_timeout_ms,
-        config.max_timeout_ms,
-    );
-    let begun = begun.and_then(|call| Ok((call, gateway.take_place()?)));
-    let (call, place) = match begun {
-        Ok(begun) => begun,
-        Err(failure) => return finish::stamp_new(HttpError(failure).into_response()).await,
+    let answered = |subject, request| async move {
+        let mut limit = None;
+        let reply = answer(subject, request, &mut limit).await;
+        (reply, limit)
     };
-    let mut limit = None;
-    let subject = Subject {
-        gateway: Arc::clone(&gateway),
-        call: call.clone(),
-        route: ROUTE,
-        _place: place,
-    };
-    let reply = answer(subject, request, &mut limit).await.unwrap_or_else(|failure| {
-        let code = failure.code.as_str();
-        gateway.metrics.failures.with_label_values(&[code]).inc();
-        Reply::Whole(HttpError(failure).into_response())
-    });
-    let (mut response, closed) = match reply {
-        Reply::Whole(response) => (response, true),
-        Reply::Stream(response) => (response, false),
-    };
-    finish::stamp(&mut response, &call);
-    if let Some(state) = &limit {
-        finish::limits(response.headers_mut(), state);
-    }
-    if closed {
-        finish::close(&gateway, ROUTE, &call, response.status().as_u16());
-    }
-    response
+    streamable::serve(gateway, request, ROUTE, answered).await
 }
 
 async fn answer(subject: Subject, request: Request, limit: &mut Option<LimitState>) -> Result<Reply, Failure> {
