@@ -28,6 +28,7 @@ mod head_columns;
 pub mod layernorm;
 pub mod paged_attention;
 pub mod pool;
+mod resident;
 pub mod rmsnorm;
 pub mod rope;
 mod shared_mut;

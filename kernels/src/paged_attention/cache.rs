@@ -6,6 +6,7 @@
 use crate::error::{ShapeError, expect_at_most, expect_index, expect_len, expect_multiple, expect_nonzero};
 use crate::exec::CpuExec;
 use crate::gemm::share;
+use crate::resident;
 use crate::shared_mut::SharedMut;
 use crate::simd::{PANEL, PanelElement};
 
@@ -86,7 +87,7 @@ pub struct KvCache {
 }
 
 impl KvCache {
-    /// Room for `blocks` blocks in each of `layers` layers, all zero; the system gives the memory when it is first written.
+    /// Room for `blocks` blocks in each of `layers` layers, all zero and resident: taking it takes time, once.
     pub fn new(layers: usize, blocks: usize, layout: KvLayout, storage: KvStorage) -> Result<Self, ShapeError> {
         const OP: &str = "kv cache";
         layout.check(OP)?;
@@ -102,8 +103,8 @@ impl KvCache {
             blocks * layout.kv_heads * layout.value_len(),
         );
         let layers = match storage {
-            KvStorage::F32 => Layers::F32(zeroed(layers, lengths)),
-            KvStorage::Bf16 => Layers::Bf16(zeroed(layers, lengths)),
+            KvStorage::F32 => Layers::F32(of_layers(layers, lengths)),
+            KvStorage::Bf16 => Layers::Bf16(of_layers(layers, lengths)),
         };
         Ok(Self { layout, blocks, layers })
     }
@@ -147,10 +148,10 @@ impl KvCache {
     }
 }
 
-fn zeroed<T: PanelElement>(layers: usize, (keys, values): (usize, usize)) -> Vec<Layer<T>> {
+fn of_layers<T: PanelElement>(layers: usize, (keys, values): (usize, usize)) -> Vec<Layer<T>> {
     let layer = |_| Layer {
-        keys: vec![T::default(); keys],
-        values: vec![T::default(); values],
+        keys: resident::zeroed(keys),
+        values: resident::zeroed(values),
     };
     (0..layers).map(layer).collect()
 }

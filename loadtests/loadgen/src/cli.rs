@@ -152,6 +152,9 @@ pub struct StreamsArgs {
     /// A setting of the worker, such as generation.max_step_tokens=128
     #[arg(long, value_name = "KEY=VALUE")]
     pub set: Vec<String>,
+    /// Also write every gap between two tokens as CSV: stream, seconds since the prompt joined, milliseconds
+    #[arg(long, value_name = "FILE")]
+    pub gaps: Option<PathBuf>,
     /// Answer in JSON
     #[arg(long)]
     pub json: bool,

@@ -155,7 +155,26 @@ async fn measure(mesh: &Mesh, args: &StreamsArgs) -> anyhow::Result<Report> {
     while let Some(stream) = streams.join_next().await {
         arrivals.push(stream.context("a reader panicked")??);
     }
+    if let Some(path) = &args.gaps {
+        write_gaps(&arrivals, joins, path)?;
+    }
     report(&arrivals, (joins, joined), args)
+}
+
+/// Every gap, for whoever looks for the cause of one.
+fn write_gaps(arrivals: &[Vec<Instant>], joins: Instant, path: &Path) -> anyhow::Result<()> {
+    let mut lines = String::from("stream,ended_s,gap_ms\n");
+    for (number, stream) in arrivals.iter().enumerate() {
+        for pair in stream.windows(2) {
+            let ended_s = match pair[1].checked_duration_since(joins) {
+                Some(after) => after.as_secs_f64(),
+                None => -(joins - pair[1]).as_secs_f64(),
+            };
+            let gap_ms = (pair[1] - pair[0]).as_secs_f64() * 1e3;
+            lines.push_str(&format!("{number},{ended_s:.4},{gap_ms:.3}\n"));
+        }
+    }
+    std::fs::write(path, lines).with_context(|| format!("cannot write {}", path.display()))
 }
 
 /// Waits until every stream runs.
