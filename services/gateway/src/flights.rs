@@ -7,6 +7,7 @@ use foldhash::HashMap;
 use schemas::cache::CacheKey;
 use schemas::ids::RequestId;
 
+use crate::answer::Answer;
 use crate::flight::{Flight, Order, Reader};
 
 /// The table of flights.
@@ -31,6 +32,8 @@ pub enum Boarding {
     Joined(Arc<Flight>),
     /// Nobody asks the same; publish this one.
     Leads(Arc<Flight>),
+    /// An identical flight has just landed and its answer was kept; nothing is to be computed.
+    Kept(Arc<Answer>),
 }
 
 impl Flights {
@@ -39,23 +42,34 @@ impl Flights {
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Joins the flight with the same key, or makes one of the order. Atomic: of many identical requests one leads.
-    pub fn board(&self, order: Order) -> Boarding {
-        let mut table = self.table();
+    /// Joins the flight with the same key, or makes one of the order. Of many identical requests one leads: atomically, and
+    /// also when an earlier one was answered since this caller looked into the cache. `kept` looks there again; an answer is
+    /// kept before its flight is forgotten, so it is seen in one place or the other.
+    pub fn board(&self, order: Order, kept: impl FnOnce(&CacheKey) -> Option<Arc<Answer>>) -> Boarding {
         let shared = order.join.then(|| order.key.clone()).flatten();
-        if let Some(key) = &shared
-            && let Some(flight) = table.by_key.get(key)
-            && flight.join()
-        {
-            return Boarding::Joined(Arc::clone(flight));
-        }
-        let flight = Flight::new(order);
-        flight.board();
-        table.by_request.insert(flight.order.request_id, Arc::clone(&flight));
-        if let Some(key) = shared {
-            table.by_key.insert(key, Arc::clone(&flight));
-        }
-        Boarding::Leads(flight)
+        let flight = {
+            let mut table = self.table();
+            if let Some(key) = &shared
+                && let Some(flight) = table.by_key.get(key)
+                && flight.join()
+            {
+                return Boarding::Joined(Arc::clone(flight));
+            }
+            let flight = Flight::new(order);
+            flight.board();
+            table.by_request.insert(flight.order.request_id, Arc::clone(&flight));
+            if let Some(key) = &shared {
+                table.by_key.insert(key.clone(), Arc::clone(&flight));
+            }
+            flight
+        };
+        let Some(answer) = shared.as_ref().and_then(kept) else {
+            return Boarding::Leads(flight);
+        };
+        self.land(&flight);
+        // Somebody may have joined meanwhile.
+        flight.complete(Ok(Arc::clone(&answer)));
+        Boarding::Kept(answer)
     }
 
     /// A flight whose text is read along; nobody joins it.
@@ -131,7 +145,7 @@ mod tests {
     use serde_bytes::ByteBuf;
 
     use super::*;
-    use crate::received::Wanted;
+    use crate::received::{Content, Wanted};
 
     fn order(key: Option<u8>) -> Order {
         Order {
@@ -156,35 +170,52 @@ mod tests {
     #[test]
     fn of_many_identical_requests_one_leads() {
         let flights = Flights::default();
-        let Boarding::Leads(leader) = flights.board(order(Some(1))) else {
+        let Boarding::Leads(leader) = flights.board(order(Some(1)), |_| None) else {
             panic!("first leads")
         };
         for _ in 0..63 {
-            assert!(matches!(flights.board(order(Some(1))), Boarding::Joined(flight) if Arc::ptr_eq(&flight, &leader)));
+            assert!(matches!(flights.board(order(Some(1)), |_| None), Boarding::Joined(flight) if Arc::ptr_eq(&flight, &leader)));
         }
-        assert!(matches!(flights.board(order(Some(2))), Boarding::Leads(_)));
-        assert!(matches!(flights.board(order(None)), Boarding::Leads(_)));
+        assert!(matches!(flights.board(order(Some(2)), |_| None), Boarding::Leads(_)));
+        assert!(matches!(flights.board(order(None), |_| None), Boarding::Leads(_)));
         assert_eq!(flights.count(), 3);
+    }
+
+    #[test]
+    fn who_comes_just_after_the_answer_takes_it_from_the_cache() {
+        let flights = Flights::default();
+        let usage = schemas::reply::Usage::default();
+        let answer = Arc::new(Answer::new("m".to_owned(), Content::Vectors(Vec::new()), usage));
+        // The caller looked and found nothing; then the leader was answered, its answer kept, its flight forgotten.
+        let boarding = flights.board(order(Some(1)), |_| Some(Arc::clone(&answer)));
+        assert!(matches!(boarding, Boarding::Kept(kept) if Arc::ptr_eq(&kept, &answer)));
+        assert_eq!(flights.count(), 0);
+        let fresh = Order {
+            join: false,
+            ..order(Some(1))
+        };
+        let boarding = flights.board(fresh, |_| Some(Arc::clone(&answer)));
+        assert!(matches!(boarding, Boarding::Leads(_)), "who wants it fresh gets it fresh");
     }
 
     #[test]
     fn a_flight_that_is_being_cancelled_is_not_joined_and_does_not_take_its_successor_along() {
         let flights = Flights::default();
-        let Boarding::Leads(first) = flights.board(order(Some(1))) else {
+        let Boarding::Leads(first) = flights.board(order(Some(1)), |_| None) else {
             panic!("leads")
         };
         assert!(first.leave());
-        let Boarding::Leads(second) = flights.board(order(Some(1))) else {
+        let Boarding::Leads(second) = flights.board(order(Some(1)), |_| None) else {
             panic!("leads")
         };
         flights.land(&first);
-        assert!(matches!(flights.board(order(Some(1))), Boarding::Joined(flight) if Arc::ptr_eq(&flight, &second)));
+        assert!(matches!(flights.board(order(Some(1)), |_| None), Boarding::Joined(flight) if Arc::ptr_eq(&flight, &second)));
     }
 
     #[test]
     fn publications_are_found_once_and_do_not_pile_up() {
         let flights = Flights::default();
-        let Boarding::Leads(flight) = flights.board(order(None)) else {
+        let Boarding::Leads(flight) = flights.board(order(None), |_| None) else {
             panic!("leads")
         };
         let (one, two) = (

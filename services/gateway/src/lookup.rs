@@ -86,7 +86,8 @@ impl Gateway {
             return Ok((answer, source));
         }
         let order = order(plan, call, card, grant)?;
-        let (flight, source) = match self.flights.board(order) {
+        let (flight, source) = match self.flights.board(order, |key| self.local.get(key)) {
+            Boarding::Kept(answer) => return Ok((answer, Source::Local)),
             Boarding::Joined(flight) => (flight, Source::Coalesced),
             Boarding::Leads(flight) if call.cache.fresh => (flight, Source::Bypassed),
             Boarding::Leads(flight) => (flight, Source::Computed),
