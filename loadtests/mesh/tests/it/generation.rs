@@ -142,13 +142,14 @@ async fn a_stream_goes_on_when_its_worker_is_killed() {
         "nothing is missing and nothing came twice"
     );
 
+    // Both are there before the request: it must not be over when its worker is killed.
+    let alive = 1 - holder.unwrap();
+    let place = mesh.spawn(&WorkerSpec::translator());
+    mesh.worker_ready(place).await;
     let answer = tokio::spawn({
         let (client, request) = (client.clone(), long(false));
         async move { client.send(request).await }
     });
-    let alive = 1 - holder.unwrap();
-    let place = mesh.spawn(&WorkerSpec::translator());
-    mesh.worker_ready(place).await;
     eventually("the request is being written", DEADLINE, || async {
         mesh.workers[alive].in_hand().await + mesh.workers[place].in_hand().await > 0.0
     })
