@@ -174,7 +174,9 @@ mod tests {
             panic!("first leads")
         };
         for _ in 0..63 {
-            assert!(matches!(flights.board(order(Some(1)), |_| None), Boarding::Joined(flight) if Arc::ptr_eq(&flight, &leader)));
+            assert!(
+                matches!(flights.board(order(Some(1)), |_| None), Boarding::Joined(flight) if Arc::ptr_eq(&flight, &leader))
+            );
         }
         assert!(matches!(flights.board(order(Some(2)), |_| None), Boarding::Leads(_)));
         assert!(matches!(flights.board(order(None), |_| None), Boarding::Leads(_)));
@@ -195,7 +197,10 @@ mod tests {
             ..order(Some(1))
         };
         let boarding = flights.board(fresh, |_| Some(Arc::clone(&answer)));
-        assert!(matches!(boarding, Boarding::Leads(_)), "who wants it fresh gets it fresh");
+        assert!(
+            matches!(boarding, Boarding::Leads(_)),
+            "who wants it fresh gets it fresh"
+        );
     }
 
     #[test]
@@ -209,7 +214,9 @@ mod tests {
             panic!("leads")
         };
         flights.land(&first);
-        assert!(matches!(flights.board(order(Some(1)), |_| None), Boarding::Joined(flight) if Arc::ptr_eq(&flight, &second)));
+        assert!(
+            matches!(flights.board(order(Some(1)), |_| None), Boarding::Joined(flight) if Arc::ptr_eq(&flight, &second))
+        );
     }
 
     #[test]

@@ -124,7 +124,8 @@ fn insert_texts() -> &'static [Arc<str>; ROWS_PER_STATEMENT.len()] {
             let row = format!("({})", vec!["?"; JOURNAL_COLUMNS.len()].join(", "));
             let columns = JOURNAL_COLUMNS.join(", ");
             let rows = vec![row.as_str(); rows].join(", ");
-            format!("INSERT INTO journal ({columns}) VALUES {rows} ON CONFLICT (request_id, event_id) DO NOTHING").into()
+            format!("INSERT INTO journal ({columns}) VALUES {rows} ON CONFLICT (request_id, event_id) DO NOTHING")
+                .into()
         })
     })
 }
